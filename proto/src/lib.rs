@@ -1,0 +1,8 @@
+//! The bytes and the rules of the Ahoy protocol: no sockets, no clock, no random source.
+
+/// Types generated from the schema in `proto/schema/ahoy/v1`.
+#[expect(missing_docs, reason = "documented in the schema")]
+#[allow(clippy::all, reason = "generated")]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/ahoy.v1.rs"));
+}
