@@ -1,1 +1,3 @@
 //! placeholder
+#[cfg(feature = "media")]
+pub mod media;
