@@ -1,7 +1,8 @@
 //! Generates the schema types from `schema/` with protox, so that no protoc is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 8] = ["addresses", "calls", "cards", "content", "errors", "events", "hello", "services"];
+    const FILES: [&str; 8] =
+        ["addresses", "calls", "cards", "content", "errors", "events", "hello", "services"];
     let paths: Vec<String> = FILES.iter().map(|f| format!("schema/ahoy/v1/{f}.proto")).collect();
     for path in &paths {
         println!("cargo:rerun-if-changed={path}");

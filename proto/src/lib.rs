@@ -1,5 +1,17 @@
 //! The bytes and the rules of the Ahoy protocol: no sockets, no clock, no random source.
 
+pub mod address;
+pub mod base64url;
+pub mod conversation;
+pub mod event;
+pub mod fault;
+pub mod frame;
+pub mod key;
+pub mod limit;
+pub mod merkle;
+pub mod name;
+pub mod time;
+
 /// Types generated from the schema in `proto/schema/ahoy/v1`.
 #[expect(missing_docs, reason = "documented in the schema")]
 #[allow(clippy::all, reason = "generated")]
