@@ -1,3 +1,9 @@
 //! The Ahoy homeserver: accounts, conversations, federation, calls, services and their store.
 
+pub mod http;
+pub mod invite;
+pub mod key_file;
+pub mod lifecycle;
+pub mod logging;
+pub mod metrics;
 pub mod store;
