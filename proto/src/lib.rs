@@ -1,7 +1,9 @@
 //! The bytes and the rules of the Ahoy protocol: no sockets, no clock, no random source.
 
 pub mod address;
+pub mod anchor;
 pub mod base64url;
+pub mod card;
 pub mod conversation;
 pub mod event;
 pub mod fault;
