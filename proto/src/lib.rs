@@ -2,16 +2,21 @@
 
 pub mod address;
 pub mod anchor;
+pub mod attestation;
 pub mod base64url;
 pub mod card;
 pub mod conversation;
 pub mod event;
 pub mod fault;
 pub mod frame;
+pub mod invite;
 pub mod key;
 pub mod limit;
 pub mod merkle;
 pub mod name;
+pub mod placement;
+#[cfg(test)]
+mod testing;
 pub mod time;
 
 /// Types generated from the schema in `proto/schema/ahoy/v1`.

@@ -158,7 +158,6 @@ mod tests {
                 lines: vec![Local::parse("support").expect("a local")],
                 complete: true,
             }),
-            ..Default::default()
         };
         let text = draft.sign(&bank(), &SigningKey::from_seed([5; 32])).expect("a sound draft");
         assert!((200..=255).contains(&text.len()), "{} characters", text.len());
