@@ -248,6 +248,9 @@ struct Call {
     last_invite_cseq: u32,
 }
 
+/// A call's Call-ID and what its audio came to.
+type Report = (String, AudioReport);
+
 struct RunningAudio {
     digits: mpsc::Sender<char>,
     stop: CancellationToken,
@@ -261,7 +264,7 @@ struct Line {
     events: mpsc::Sender<Event>,
     calls: HashMap<String, Call>,
     tasks: TaskTracker,
-    finished: (mpsc::Sender<(String, AudioReport)>, mpsc::Receiver<(String, AudioReport)>),
+    finished: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
 }
 
 impl Line {

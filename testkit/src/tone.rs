@@ -39,7 +39,7 @@ pub fn share(samples: &[i16], hz: u32) -> f64 {
     let block = (RATE / 5) as usize;
     let coefficient = 2.0 * (TAU * f64::from(hz) / f64::from(RATE)).cos();
     let at_frequency: f64 =
-        samples.chunks_exact(block).map(|b| goertzel_energy(b, coefficient) * 2.0 / block as f64).sum();
+        samples.chunks(block).map(|b| goertzel_energy(b, coefficient) * 2.0 / b.len() as f64).sum();
     at_frequency / total
 }
 

@@ -31,10 +31,10 @@ pub fn parse(text: &str) -> Option<RemoteAudio> {
         } else if let Some(rest) = line.strip_prefix("c=IN IP4 ") {
             let ip = rest.parse().ok();
             if media.is_some() { media_ip = ip } else { session_ip = ip }
-        } else if let Some(rest) = line.strip_prefix("a=rtpmap:") {
-            if let Some((number, "telephone-event/8000")) = rest.split_once(' ') {
-                telephone_event = number.parse().ok();
-            }
+        } else if let Some((number, "telephone-event/8000")) =
+            line.strip_prefix("a=rtpmap:").and_then(|rest| rest.split_once(' '))
+        {
+            telephone_event = number.parse().ok();
         }
     }
     let (port, formats) = media?;
