@@ -1,19 +1,18 @@
 # The project's jobs. Each installs what it needs beyond Rust, a C compiler and make, or says what to install.
-# Everything is built with --workspace, so that dependencies are built once with one set of features.
+# PROFILE=release builds everything optimised; the default builds once for tests, the demo and interop alike.
 PBX ?= phone
 STAY ?= 0
 CARGO ?= cargo
-TARGET := $(or $(CARGO_TARGET_DIR),target)
-PROGRAMS = $(TARGET)/debug
+BINARIES = -p ahoyd -p ahoy-client -p ahoy-bridge -p ahoy-testkit -p ahoy-demo -p ahoy-conform
 
-.PHONY: demo test check interop bench conform fmt build
+.PHONY: demo test check interop bench conform fmt build fuzz coverage
 
 build:
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked $(BINARIES) --bins
 
 # The main job: two homeservers, DNS, a bridge and a phone; a message, a call each way; proof.
 demo: build
-	$(PROGRAMS)/ahoy-demo --pbx $(PBX) $(if $(filter 1,$(STAY)),--stay)
+	$(CARGO) run --locked -q -p ahoy-demo --bin ahoy-demo -- --pbx $(PBX) $(if $(filter 1,$(STAY)),--stay)
 
 test:
 	$(CARGO) test --locked --workspace
@@ -27,18 +26,16 @@ check:
 
 # The same against real peers: Asterisk 22, NSD, and a bridge behind NAT.
 interop: build
-	bash interop/install.sh asterisk nsd netns
-	$(PROGRAMS)/ahoy-interop
+	bash interop/run.sh
 
 # Figures, each beside its ceiling. Optimised build.
 bench:
-	$(CARGO) build --locked --release --workspace --bins
-	$(TARGET)/release/ahoy-bench
+	$(CARGO) build --locked --release $(BINARIES) --bins
+	$(CARGO) run --locked --release -q -p ahoy-demo --bin ahoy-bench
 
 # The black-box suite against our own homeserver.
 conform: build
-	$(PROGRAMS)/ahoy-interop conform
-	$(PROGRAMS)/ahoy-conform coverage
+	bash conformance-tests/run.sh
 
 fmt:
 	$(CARGO) fmt --all
