@@ -18,7 +18,7 @@ pub use read::ConfigError;
 pub use section::{CardSection, DnsConfig, FirstContact, LimitSection, LineKind, LineSection};
 
 /// A configuration that was read and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The file that it is from.
     pub file: PathBuf,
@@ -78,5 +78,47 @@ impl Config {
     /// The lines of `name`.
     pub fn lines_of<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = &'a LineSection> {
         self.lines.iter().filter(move |(of, _)| of == name).map(|(_, line)| line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../ahoyd.example.toml");
+
+    fn parse(text: &str) -> Config {
+        Config::parse(text, Path::new("/etc/ahoyd.toml")).unwrap()
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let least = "name = \"bank.example.com\"\nendpoint = \"hs.bank.example.com\"\n\
+                     special_use_allowed = [\"example.com\"]\n";
+        let example = parse(EXAMPLE);
+        assert_eq!(example.lines.len(), 1);
+        assert_eq!(Config { lines: Vec::new(), ..example }, parse(least));
+    }
+
+    /// The keys of a section, from what the parser says about one that it does not know.
+    fn keys(section: &str) -> Vec<String> {
+        let text = format!("{section}\nno_such_key = 1\n");
+        let error = Config::parse(&text, Path::new("x")).unwrap_err().to_string();
+        let (_, expected) = error.split_once("expected").expect("the parser lists what it knows");
+        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_example_names_every_key_and_there_are_at_most_forty() {
+        let mut all = 0;
+        for section in ["", "[dns]", "[card]", "[limits]", "[[line]]"] {
+            for key in keys(section) {
+                let is_section = ["dns", "card", "limits", "line"].contains(&key.as_str());
+                let sets = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+                assert!(is_section || EXAMPLE.lines().any(sets), "{section} {key} is not in the example");
+                all += usize::from(!is_section);
+            }
+        }
+        assert!((20..=40).contains(&all), "{all} keys");
     }
 }
