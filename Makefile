@@ -1,18 +1,19 @@
 # The project's jobs. Each installs what it needs beyond Rust, a C compiler and make, or says what to install.
-# PROFILE=release builds everything optimised; the default builds once for tests, the demo and interop alike.
+# Everything is built with --workspace, so that dependencies are built once with one set of features.
 PBX ?= phone
 STAY ?= 0
 CARGO ?= cargo
-BINARIES = -p ahoyd -p ahoy-client -p ahoy-bridge -p ahoy-testkit -p ahoy-demo -p ahoy-conform
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PROGRAMS = $(TARGET)/debug
 
-.PHONY: demo test check interop bench conform fmt build fuzz coverage
+.PHONY: demo test check interop bench conform fmt build
 
 build:
-	$(CARGO) build --locked $(BINARIES) --bins
+	$(CARGO) build --locked --workspace --bins
 
 # The main job: two homeservers, DNS, a bridge and a phone; a message, a call each way; proof.
 demo: build
-	$(CARGO) run --locked -q -p ahoy-demo --bin ahoy-demo -- --pbx $(PBX) $(if $(filter 1,$(STAY)),--stay)
+	$(PROGRAMS)/ahoy-demo --pbx $(PBX) $(if $(filter 1,$(STAY)),--stay)
 
 test:
 	$(CARGO) test --locked --workspace
@@ -26,16 +27,18 @@ check:
 
 # The same against real peers: Asterisk 22, NSD, and a bridge behind NAT.
 interop: build
-	bash interop/run.sh
+	bash interop/install.sh asterisk nsd netns
+	$(PROGRAMS)/ahoy-interop
 
 # Figures, each beside its ceiling. Optimised build.
 bench:
-	$(CARGO) build --locked --release $(BINARIES) --bins
-	$(CARGO) run --locked --release -q -p ahoy-demo --bin ahoy-bench
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET)/release/ahoy-bench
 
 # The black-box suite against our own homeserver.
 conform: build
-	bash conformance-tests/run.sh
+	$(PROGRAMS)/ahoy-interop conform
+	$(PROGRAMS)/ahoy-conform coverage
 
 fmt:
 	$(CARGO) fmt --all

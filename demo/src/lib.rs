@@ -1,4 +1,7 @@
 //! Starts the real programs as an operator would, and drives and proves what users do with them.
 
 pub mod layout;
+pub mod main_job;
 pub mod process;
+pub mod talk;
+pub mod world;

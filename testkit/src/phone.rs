@@ -663,7 +663,11 @@ impl Line {
             socket,
             remote,
             tone_hz: self.config.tone_hz,
-            record: self.config.record_dir.as_ref().map(|d| d.join(format!("phone-{name}.wav"))),
+            record: self
+                .config
+                .record_dir
+                .as_ref()
+                .map(|d| d.join(format!("{}-{name}.wav", self.address.port()))),
             call: id.to_owned(),
             events: self.events.clone(),
             digits: digits_out,
