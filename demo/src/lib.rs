@@ -1,7 +1,9 @@
 //! Starts the real programs as an operator would, and drives and proves what users do with them.
 
+pub mod conform;
 pub mod layout;
 pub mod main_job;
+pub mod peers;
 pub mod process;
 pub mod talk;
 pub mod world;
