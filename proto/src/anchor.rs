@@ -74,10 +74,10 @@ impl AnchorEndpoint {
     /// An endpoint with all four values.
     ///
     /// # Errors
-    /// [`AnchorError::Tag`] of `e` when the host is no lower-case host name or the port is 0.
+    /// [`AnchorError::Endpoint`] when the host is no lower-case host name or the port is 0.
     pub fn new(host: &str, port: u16, priority: u16, weight: u16) -> Result<Self, AnchorError> {
         if port == 0 || !is_host(host) {
-            return Err(AnchorError::Tag("e"));
+            return Err(AnchorError::Endpoint);
         }
         Ok(Self { host: host.to_owned(), port, priority, weight })
     }
@@ -248,6 +248,12 @@ pub enum AnchorError {
     /// A tag is missing, empty, repeated, misplaced, or its value does not match the grammar.
     #[error("the record's `{0}=` is missing, misplaced or malformed")]
     Tag(&'static str),
+    /// `k` is no usable key.
+    #[error("the record's `k=` is not an ed25519 public key in base64url")]
+    Key,
+    /// An endpoint in `e` is malformed, or there are more than four.
+    #[error("the record's `e=` must be `.` or one to four of host[:port[/priority[/weight]]]")]
+    Endpoint,
     /// An upper-case tag that is not known here.
     #[error("the record has a critical tag that is not known here")]
     Critical,
@@ -269,9 +275,9 @@ impl AnchorError {
             Self::None | Self::NotAnAnchor => "NAME-ANCHOR-01",
             Self::TooLong => "NAME-ANCHOR-02",
             Self::Character => "NAME-ANCHOR-03",
-            Self::Tag("k") => "NAME-ANCHOR-05",
-            Self::Tag("e") => "NAME-ANCHOR-06",
             Self::Tag(_) => "NAME-ANCHOR-04",
+            Self::Key => "NAME-ANCHOR-05",
+            Self::Endpoint => "NAME-ANCHOR-06",
             Self::Critical => "NAME-ANCHOR-07",
             Self::Signature => "NAME-ANCHOR-08",
             Self::FromTheFuture => "NAME-ANCHOR-09",

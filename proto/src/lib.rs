@@ -11,6 +11,7 @@ pub mod delivery;
 pub mod event;
 pub mod fault;
 pub mod frame;
+pub mod fuzz;
 pub mod invite;
 pub mod key;
 pub mod limit;

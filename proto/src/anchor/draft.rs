@@ -141,7 +141,7 @@ mod tests {
             endpoints: vec![AnchorEndpoint::at("a.example").expect("a host"); 5],
             ..Default::default()
         };
-        assert_eq!(five.sign(&bank(), &key), Err(AnchorError::Tag("e")));
+        assert_eq!(five.sign(&bank(), &key), Err(AnchorError::Endpoint));
         let odd = AnchorDraft { capabilities: "m;k".into(), ..Default::default() };
         assert!(odd.sign(&bank(), &key).is_err());
     }

@@ -35,7 +35,7 @@ pub(super) fn read(text: &str) -> Result<Anchor, AnchorError> {
     Ok(Anchor {
         signed: text.len() - ";g=".len() - 86,
         signature,
-        key: PublicKey::parse_base64url(key.unwrap_or_default()).map_err(|_| AnchorError::Tag("k"))?,
+        key: PublicKey::parse_base64url(key.unwrap_or_default()).map_err(|_| AnchorError::Key)?,
         signed_at: seconds(signed_at.unwrap_or_default(), "s")?,
         expires: expires.map(|x| seconds(x, "x")).transpose()?,
         next: next.map(|n| base64url::decode(n).ok_or(AnchorError::Tag("n"))).transpose()?,
@@ -102,7 +102,7 @@ fn read_endpoints(text: &str) -> Result<Vec<AnchorEndpoint>, AnchorError> {
     }
     let endpoints: Vec<_> = text.split(',').take(limit::ANCHOR_ENDPOINTS + 1).collect();
     if endpoints.len() > limit::ANCHOR_ENDPOINTS {
-        return Err(AnchorError::Tag("e"));
+        return Err(AnchorError::Endpoint);
     }
     endpoints.into_iter().map(read_endpoint).collect()
 }
@@ -112,14 +112,14 @@ fn read_endpoint(text: &str) -> Result<AnchorEndpoint, AnchorError> {
         return AnchorEndpoint::at(text);
     };
     let mut numbers = numbers.split('/').map(number);
-    let port = numbers.next().flatten().ok_or(AnchorError::Tag("e"))?;
+    let port = numbers.next().flatten().ok_or(AnchorError::Endpoint)?;
     let mut or_default = |default| match numbers.next() {
         None => Ok(default),
-        Some(value) => value.ok_or(AnchorError::Tag("e")),
+        Some(value) => value.ok_or(AnchorError::Endpoint),
     };
     let (priority, weight) = (or_default(PRIORITY)?, or_default(WEIGHT)?);
     if numbers.next().is_some() {
-        return Err(AnchorError::Tag("e"));
+        return Err(AnchorError::Endpoint);
     }
     AnchorEndpoint::new(host, port, priority, weight)
 }
