@@ -18,6 +18,7 @@ pub mod limit;
 pub mod merkle;
 pub mod name;
 pub mod placement;
+pub mod session;
 #[cfg(test)]
 mod testing;
 pub mod time;
