@@ -1,0 +1,5 @@
+//! Real endpoints on loopback.
+
+mod fixture;
+mod handshake;
+mod stream;
