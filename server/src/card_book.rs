@@ -103,11 +103,6 @@ impl CardBook {
         &self.names
     }
 
-    /// The signed card of `name`, if it is served here.
-    pub fn card(&self, name: &Name) -> Option<v1::Signed> {
-        self.cards.load().get(name).cloned()
-    }
-
     /// The cards of all names, as a homeserver claims them.
     pub fn cards(&self) -> Vec<v1::Signed> {
         let cards = self.cards.load();
@@ -201,6 +196,12 @@ impl CardBook {
     }
 }
 
+impl ahoy_transport::CardBook for CardBook {
+    fn card(&self, name: &Name) -> Option<v1::Signed> {
+        self.cards.load().get(name).cloned()
+    }
+}
+
 /// The current key has an open end; whichever was current before ends now; those long gone are dropped.
 fn date_message_keys(keys: &mut Vec<v1::MessageKey>, folder: &NameFolder, now: Timestamp) {
     let current = folder.message_key.public();
@@ -245,6 +246,7 @@ mod tests {
     use ahoy_proto::card::{VerifiedCard, verify_card};
     use ahoy_proto::key::SigningKey;
     use ahoy_proto::time::Entropy;
+    use ahoy_transport::CardBook as _;
 
     use super::*;
     use crate::store;

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use ahoy_proto::anchor::AnchorEndpoint;
 use ahoy_proto::name::{Name, NamePolicy};
+use ahoy_resolver::DnsConfig;
 
 use crate::logging::LogFormat;
 
 pub use read::ConfigError;
-pub use section::{CardSection, DnsConfig, FirstContact, LimitSection, LineKind, LineSection};
+pub use section::{CardSection, FirstContact, LimitSection, LineKind, LineSection};
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug, PartialEq)]

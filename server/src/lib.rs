@@ -2,7 +2,9 @@
 
 pub mod card_book;
 pub mod config;
+pub mod homeserver;
 pub mod http;
+pub mod init;
 pub mod invite;
 pub mod key_file;
 pub mod lifecycle;

@@ -21,7 +21,7 @@ const ANCHOR: &str = "anchor.txt";
 const CHARACTER_STRING: usize = 255;
 
 /// A served name with its keys.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct NameFolder {
     /// The name.
     pub name: Name,

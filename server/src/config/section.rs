@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ahoy_resolver::DnsConfig;
 use serde::Deserialize;
 
 use crate::logging::LogFormat;
@@ -63,16 +64,6 @@ fn drain_seconds() -> u64 {
 
 fn store_cache_mib() -> u64 {
     32
-}
-
-/// `[dns]`: where names are looked up, and what validation starts from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DnsConfig {
-    /// DNS servers to ask; empty: those of `/etc/resolv.conf`.
-    pub servers: Vec<SocketAddr>,
-    /// A file with DNSKEY or DS lines; absent: the IANA root keys.
-    pub trust_anchor: Option<PathBuf>,
 }
 
 /// One string, or a list of them.
