@@ -1,2 +1,9 @@
-//! placeholder
+//! ahoy-bridge: SIP and RTP on one side, an ordinary Ahoy service on the other (spec section 7).
+
+pub mod cdr;
 pub mod rtc;
+pub mod rtp;
+pub mod sdp;
+pub mod sip;
+pub mod status_map;
+pub mod trunk;
