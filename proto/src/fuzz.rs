@@ -15,6 +15,7 @@ use crate::frame::{self, FrameDecoder};
 use crate::key::PublicKey;
 use crate::name::{Name, NamePolicy};
 use crate::placement::PlacementBody;
+use crate::session::HelloAwaited;
 use crate::time::Timestamp;
 use crate::v1;
 use prost::Message as _;
@@ -74,6 +75,7 @@ pub fn frame(data: &[u8]) {
     assert_eq!(whole, cut(stream, usize::from(*piece).max(1), limit));
     for payload in whole.0 {
         assert!(payload.len() <= limit);
+        _ = HelloAwaited::new(policy()).receive(payload.clone());
         if let Ok(control) = v1::ControlFrame::decode(payload.clone()) {
             let mut again = frame::encode(&control);
             let read = FrameDecoder::new(limit * 4).decode_message::<v1::ControlFrame>(&mut again);

@@ -101,11 +101,18 @@ fn signed(body: &[u8]) -> v1::Signed {
 #[test]
 fn no_frame_panics() {
     let want = Frame::Want(v1::Want { name: "bank.example".into() });
+    let hello = Frame::ClientHello(v1::ClientHello {
+        versions: vec![1],
+        role: v1::Role::Device.into(),
+        wanted_name: "bank.example".into(),
+        nonce: Bytes::from_static(&[1; 32]),
+        ..Default::default()
+    });
     let error = Frame::Error(v1::Error { code: 6, class: 2, retry_after_ms: 5, message: "é".repeat(90) });
     let ring = v1::Ringing { branch: Bytes::from_static(&[1]), sdp: "v=0".into() };
     let ring = v1::CallFrame { counter: 1, message: Some(v1::call_frame::Message::Ringing(ring)) };
     let control = |f| frame::encode(&v1::ControlFrame { frame: Some(f) }).to_vec();
-    let stream = [&[3][..], &control(want), &control(error), &frame::encode(&ring)].concat();
+    let stream = [&[3][..], &control(hello), &control(want), &control(error), &frame::encode(&ring)].concat();
     drive(fuzz::frame, &[stream, vec![1, 0x80, 0x80, 0x10], vec![200; 300]], 30_000);
 }
 

@@ -11,6 +11,7 @@ use ahoy_proto::event::event_id;
 use ahoy_proto::frame::{FrameDecoder, FrameError};
 use ahoy_proto::key::PublicKey;
 use ahoy_proto::name::{Name, NamePolicy};
+use ahoy_proto::session::{Binding, ProofParts, Transcript};
 use ahoy_proto::time::Timestamp;
 use ahoy_proto::v1;
 use bytes::Bytes;
@@ -189,6 +190,7 @@ fn proofs_cover_the_bytes_that_the_vectors_say() {
         let context = text(&case, "context");
         let key = PublicKey::from_bytes(&key).expect("a key");
         let verified = key.verify(context, &message, &unhex(&case["signature"])).is_ok();
+        assert_eq!(proof_verifies(&case, [client, server], &binding, &key), verified, "{}", case["what"]);
         match case["expect"]["ok"].as_object() {
             Some(expected) => {
                 assert!(verified, "{}", case["what"]);
@@ -199,4 +201,23 @@ fn proofs_cover_the_bytes_that_the_vectors_say() {
             None => assert!(!verified, "{}", case["what"]),
         }
     }
+}
+
+/// What the handshake's own code says of the proof that the test just read by hand.
+fn proof_verifies(case: &Value, hellos: [Bytes; 2], binding: &Bytes, key: &PublicKey) -> bool {
+    let payload =
+        |mut frame: Bytes| FrameDecoder::default().decode(&mut frame).expect("a frame").expect("whole");
+    let [client, server] = hellos.map(payload);
+    let binding = match case["binding_kind"].as_u64() {
+        Some(1) => Binding::Spki(binding[..].try_into().expect("32 bytes")),
+        _ => Binding::WebOrigin(String::from_utf8_lossy(binding).into_owned()),
+    };
+    let parts = ProofParts {
+        context: text(case, "context"),
+        transcript: Transcript::new(&client, &server),
+        account: text(case, "account"),
+        server_name: text(case, "server_name"),
+        binding: &binding,
+    };
+    parts.verifies(key, &unhex(&case["signature"]))
 }
