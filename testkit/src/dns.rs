@@ -281,15 +281,27 @@ impl ZoneServer {
     /// # Errors
     /// None in practice; a key that cannot be encoded.
     pub fn trust_anchor(&self) -> Result<String> {
+        self.trust_lines(ZoneKey::dnskey_line)
+    }
+
+    /// The same trust anchors as DS lines.
+    ///
+    /// # Errors
+    /// As [`Self::trust_anchor`].
+    pub fn trust_anchor_ds(&self) -> Result<String> {
+        self.trust_lines(ZoneKey::ds_line)
+    }
+
+    fn trust_lines(&self, line: impl Fn(&ZoneKey, &Name) -> Result<String>) -> Result<String> {
         let zones = self.lock();
         let mut lines = String::new();
         if let (Some(parent), Some(key)) = (&zones.parent, &zones.parent_key) {
-            lines += &key.dnskey_line(parent)?;
+            lines += &line(key, parent)?;
         }
         for (name, entry) in &zones.children {
             let below = zones.parent.as_ref().is_some_and(|parent| parent.zone_of(name));
             if !below && entry.zone.signing != Signing::Unsigned {
-                lines += &entry.key.dnskey_line(name)?;
+                lines += &line(&entry.key, name)?;
             }
         }
         Ok(lines)

@@ -58,6 +58,10 @@ impl ZoneKey {
         ))
     }
 
+    pub(super) fn ds_line(&self, zone: &Name) -> Result<String> {
+        Ok(format!("{zone} {ZONE_TTL} IN DS {}\n", self.ds(zone)?))
+    }
+
     pub(super) fn dnskey_line(&self, zone: &Name) -> Result<String> {
         Ok(format!("{zone} {ZONE_TTL} IN DNSKEY {}\n", self.dnskey()?))
     }
