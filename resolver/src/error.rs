@@ -104,7 +104,7 @@ fn note(detail: &str) -> String {
 }
 
 impl ResolveError {
-    /// The wire code; each refusal has its own `[WIRE-ERR-02]`.
+    /// The wire code; each refusal has its own `[NAME-LEVEL-10]`.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {

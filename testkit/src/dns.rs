@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use async_trait::async_trait;
 use hickory_net::runtime::Time;
 use hickory_proto::op::{Header, HeaderCounts, Metadata};
 use hickory_proto::rr::{LowerName, Name, RecordType};
@@ -22,8 +22,10 @@ use hickory_server::zone_handler::Catalog;
 use serde::Deserialize;
 use tokio::net::{TcpListener, UdpSocket};
 
+mod denial;
 mod sign;
 
+use denial::ProvingZone;
 use sign::ZoneKey;
 
 /// Seconds that a TCP client may stay silent.
@@ -129,7 +131,7 @@ type Served = Vec<(LowerName, Catalog)>;
 struct Shared {
     served: RwLock<Arc<Served>>,
     silent: AtomicBool,
-    queries: std::sync::atomic::AtomicU64,
+    queries: AtomicU64,
 }
 
 /// A running server; dropping it closes its sockets.
@@ -151,7 +153,7 @@ impl ZoneServer {
         let shared = Arc::new(Shared {
             served: RwLock::default(),
             silent: AtomicBool::new(false),
-            queries: std::sync::atomic::AtomicU64::new(0),
+            queries: AtomicU64::new(0),
         });
         let mut server = Server::new(Handler(shared.clone()));
         server.register_socket(udp);
@@ -325,7 +327,7 @@ impl ZoneServer {
     }
 
     fn lock(&self) -> MutexGuard<'_, Zones> {
-        self.zones.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.zones.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rebuild(&self, zones: &mut Zones) -> Result<()> {
@@ -334,11 +336,11 @@ impl ZoneServer {
             .into_iter()
             .map(|(name, zone)| {
                 let mut catalog = Catalog::new();
-                catalog.upsert(name.clone(), vec![Arc::new(zone)]);
+                catalog.upsert(name.clone(), vec![Arc::new(ProvingZone(zone))]);
                 (name, catalog)
             })
             .collect();
-        *self.shared.served.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(served);
+        *self.shared.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served);
         Ok(())
     }
 }
@@ -394,34 +396,25 @@ impl Handler {
     }
 }
 
-// Written out because the trait is an `async_trait` and that crate is not a dependency.
+#[async_trait]
 impl RequestHandler for Handler {
-    fn handle_request<'s, 'r, 'f, R, T>(
-        &'s self,
-        request: &'r Request,
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
         response: R,
-    ) -> Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'f>>
-    where
-        R: 'f + ResponseHandler,
-        T: 'f + Time,
-        's: 'f,
-        'r: 'f,
-        Self: 'f,
-    {
-        Box::pin(async move {
-            self.0.queries.fetch_add(1, Ordering::SeqCst);
-            if self.0.silent.load(Ordering::SeqCst) {
-                return unanswered(request);
-            }
-            let served = {
-                let guard = self.0.served.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-                guard.clone()
-            };
-            match Self::zone_for(&served, request) {
-                Some(index) => served[index].1.handle_request::<R, T>(request, response).await,
-                None => Catalog::new().handle_request::<R, T>(request, response).await,
-            }
-        })
+    ) -> ResponseInfo {
+        self.0.queries.fetch_add(1, Ordering::SeqCst);
+        if self.0.silent.load(Ordering::SeqCst) {
+            return unanswered(request);
+        }
+        let served = {
+            let guard = self.0.served.read().unwrap_or_else(PoisonError::into_inner);
+            guard.clone()
+        };
+        match Self::zone_for(&served, request) {
+            Some(index) => served[index].1.handle_request::<R, T>(request, response).await,
+            None => Catalog::new().handle_request::<R, T>(request, response).await,
+        }
     }
 }
 

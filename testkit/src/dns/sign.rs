@@ -101,8 +101,10 @@ pub(super) fn build_parent(
     serial: u32,
 ) -> Result<BuiltZone> {
     let mut built = bare_zone(name, serial)?;
+    // The parent's own server: needs no glue.
+    let server = Name::from_ascii("ns")?.append_domain(name)?;
     for (child, child_key) in delegations {
-        let server = RData::NS(NS(Name::from_ascii("ns")?.append_domain(child)?));
+        let server = RData::NS(NS(server.clone()));
         insert(&mut built, Record::from_rdata(child.clone(), ZONE_TTL, server), serial)?;
         if let Some(child_key) = child_key {
             let ds = RData::DNSSEC(DNSSECRData::DS(child_key.ds(child)?));
@@ -110,6 +112,12 @@ pub(super) fn build_parent(
         }
     }
     sign(&mut built, key.signer(name)?)?;
+    // A delegation is not the parent's data and is not signed (RFC 4035 section 2.2); hickory signs it.
+    for (key, set) in built.records_get_mut() {
+        if key.record_type == RecordType::NS && Name::from(key.name().clone()) != *name {
+            Arc::make_mut(set).clear_rrsigs();
+        }
+    }
     Ok(built)
 }
 
