@@ -1,19 +1,43 @@
-//! Puts the homeserver's parts to work: accepts connections until told to stop.
+//! Puts the homeserver together: its names with their ledgers and outboxes, its peers and its clients, and lets it
+//! drain.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ahoy_proto::fault::Fault;
+use ahoy_proto::address::Local;
+use ahoy_proto::name::Name;
 use ahoy_proto::time::{Clock, Entropy};
-use ahoy_proto::v1::ErrorCode;
 use ahoy_resolver::Resolver;
-use ahoy_transport::{Endpoint, Incoming};
+use ahoy_transport::Endpoint;
+use anyhow::Context as _;
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
+use crate::call::Calls;
 use crate::card_book::CardBook;
-use crate::config::Config;
+use crate::config::{self, Config, LimitSection};
+use crate::desk::{Desk, FirstContact, Line, Target};
+use crate::home::Home;
+use crate::house::{House, Limiter, Served};
 use crate::invite::InviteKey;
+use crate::keys::Keys;
+use crate::layout;
+use crate::ledger::Ledger;
 use crate::lifecycle::Tasks;
-use crate::metrics::{Metrics, Outcome};
+use crate::limit::{Limits, Rate};
+use crate::metrics::Metrics;
+use crate::online::Online;
+use crate::outbox::Outbox;
+use crate::peer::Peers;
+use crate::session;
 use crate::store::Store;
+use crate::wake::Wakes;
+
+/// How long clients and peers are asked to stay away while the homeserver restarts.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// How often a draining homeserver looks whether calls are left.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What a homeserver is made of.
 pub struct Parts {
@@ -41,53 +65,144 @@ pub struct Parts {
 
 /// A running homeserver.
 pub struct Homeserver {
-    parts: Arc<Parts>,
+    house: Arc<House>,
 }
 
-/// Starts accepting. Everything that it starts runs on `parts.tasks`.
+/// Starts everything. What it starts runs on `parts.tasks` and ends with the hard token; after the soft token no new
+/// call begins, and clients and peers are asked to come back later.
 pub async fn start(parts: Parts) -> anyhow::Result<Homeserver> {
-    let parts = Arc::new(parts);
-    let accepting = parts.clone();
-    parts.tasks.spawn("accept", async move {
-        let (soft, hard) = (accepting.tasks.soft().clone(), accepting.tasks.hard().clone());
-        loop {
-            let incoming = tokio::select! {
-                incoming = accepting.endpoint.accept() => incoming,
-                () = soft.cancelled() => return Ok(()),
-            };
-            let Some(incoming) = incoming else { anyhow::bail!("the UDP port was closed") };
-            let (parts, hard) = (accepting.clone(), hard.clone());
-            accepting.tasks.spawn("arrive", async move {
-                hard.run_until_cancelled(arrive(&parts, incoming)).await;
-                Ok(())
-            });
-        }
+    let tasks = parts.tasks.clone();
+    let names = names(&parts)?;
+    let limits = limits(&parts.config.limits);
+    let house = Arc::new_cyclic(|me| House {
+        names,
+        endpoint: parts.endpoint,
+        keys: Keys::new(parts.resolver.clone()),
+        resolver: parts.resolver,
+        cards: parts.cards,
+        peers: Peers::default(),
+        online: Online::default(),
+        calls: Calls::default(),
+        limiter: Limiter::new(&limits),
+        invites: parts.invites,
+        metrics: parts.metrics,
+        clock: parts.clock,
+        entropy: parts.entropy,
+        policy: parts.config.policy.clone(),
+        tracker: TaskTracker::new(),
+        draining: tasks.soft().clone(),
+        stop: tasks.hard().clone(),
+        me: me.clone(),
     });
-    Ok(Homeserver { parts })
+    for served in house.names.values() {
+        let outbox = served.outbox.clone();
+        let house2 = house.clone();
+        tasks.spawn("outbox", async move {
+            outbox.run(house2).await;
+            Ok(())
+        });
+    }
+    let accepting = house.clone();
+    tasks.spawn("sessions", async move {
+        session::accept(accepting.clone()).await;
+        accepting.stop.cancelled().await;
+        accepting.tracker.close();
+        accepting.tracker.wait().await;
+        Ok(())
+    });
+    let draining = house.clone();
+    tasks.spawn("drain", async move {
+        tokio::select! {
+            () = draining.draining.cancelled() => session::send_away(&draining, RECONNECT_AFTER).await,
+            () = draining.stop.cancelled() => {}
+        }
+        Ok(())
+    });
+    Ok(Homeserver { house })
 }
 
 impl Homeserver {
     /// Returns when no call is alive.
-    pub async fn idle(&self) {}
+    pub async fn idle(&self) {
+        while self.house.calls.count() > 0 {
+            sleep(LOOK).await;
+        }
+    }
 
     /// Tells peers that the connections end, and closes the port.
     pub async fn close(self) {
-        self.parts.endpoint.close().await;
+        self.house.endpoint.close().await;
     }
 }
 
-async fn arrive(parts: &Parts, incoming: Incoming) {
-    let outcome = match incoming.greet(&*parts.cards).await {
-        Ok(None) => "card",
-        Ok(Some(arrived)) => {
-            let fault = Fault::new(ErrorCode::Unavailable, "this homeserver serves cards alone for now");
-            arrived.refuse(&fault).await;
-            "refused"
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a handshake failed");
-            "failed"
-        }
-    };
-    parts.metrics.handshakes.get_or_create(&Outcome { outcome }).inc();
+fn names(parts: &Parts) -> anyhow::Result<BTreeMap<Name, Served>> {
+    let mut names = BTreeMap::new();
+    for folder in parts.cards.names() {
+        let name = folder.name.clone();
+        let desk = Arc::new(Desk {
+            key: folder.message_key.clone(),
+            lines: lines(&parts.config, &name)?,
+            policy: parts.config.policy.clone(),
+            first_contact: first_contact(parts.config.first_contact),
+            limits: limits(&parts.config.limits),
+            metrics: parts.metrics.clone(),
+            clock: parts.clock.clone(),
+            entropy: parts.entropy.clone(),
+            name: name.clone(),
+        });
+        names.insert(name, serve(parts, desk));
+    }
+    Ok(names)
+}
+
+fn serve(parts: &Parts, desk: Arc<Desk>) -> Served {
+    let wakes = Arc::new(Wakes::default());
+    let told = wakes.clone();
+    let wake = Box::new(move |woken| told.tell(woken));
+    let (ledger, run) = Ledger::new(desk.clone(), parts.store.clone(), wake, parts.tasks.hard().clone());
+    parts.tasks.spawn("ledger", async move {
+        run.await;
+        Ok(())
+    });
+    let partition = layout::partition(&desk.name);
+    let home = Arc::new(Home { desk, store: parts.store.clone(), partition, ledger, wakes });
+    Served { outbox: Outbox::new(home.clone()), home }
+}
+
+fn lines(config: &Config, name: &Name) -> anyhow::Result<BTreeMap<Option<Local>, Line>> {
+    let mut lines = BTreeMap::new();
+    for section in config.lines_of(name) {
+        let local = match section.local.as_str() {
+            "" => None,
+            text => Some(Local::parse(text).with_context(|| format!("the line `{text}` of {name}"))?),
+        };
+        let targets = section.targets.iter().map(|text| Target::parse(text, name));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        lines.insert(local.clone(), Line { local, label: section.label.clone(), targets });
+    }
+    Ok(lines)
+}
+
+fn first_contact(configured: config::FirstContact) -> FirstContact {
+    match configured {
+        config::FirstContact::Anyone => FirstContact::Anyone,
+        config::FirstContact::Known => FirstContact::Known,
+        config::FirstContact::Nobody => FirstContact::Nobody,
+    }
+}
+
+/// A burst is what comes in ten seconds.
+fn limits(section: &LimitSection) -> Limits {
+    let rate = |per_second: f64| Rate::new(per_second, (per_second * 10.0).max(1.0));
+    Limits {
+        device_messages: rate(section.device_messages),
+        service_messages: rate(section.service_messages),
+        device_calls: rate(section.device_calls),
+        service_calls: rate(section.service_calls),
+        requests: rate(section.requests),
+        peer_items: rate(section.peer_items),
+        peer_calls: rate(section.peer_calls),
+        queue_items: section.queue_items,
+        calls: section.calls,
+    }
 }

@@ -1,0 +1,170 @@
+//! Decides what a name does with the items of a delivery pipe: each has its effect once, in order, and is acknowledged
+//! when that is durable.
+//!
+//! The same code takes what a peer sends and what another name of this homeserver sends.
+
+use ahoy_proto::address::Address;
+use ahoy_proto::fault::Fault;
+use ahoy_proto::limit;
+use ahoy_proto::name::{Name, NamePolicy};
+use ahoy_proto::v1::{self, ErrorCode, pipe_item};
+use prost::Message;
+
+use crate::checked::{Checked, malformed};
+use crate::ledger::Outcome;
+use crate::page::{Page, decode};
+use crate::record::Received;
+use crate::store::StoreError;
+use crate::{follow, hub, layout};
+
+/// An item whose bytes and signatures have been looked at.
+pub struct Item {
+    /// Its number in the pipe.
+    pub seq: u64,
+    /// What it is.
+    pub what: What,
+}
+
+/// What an item asks for.
+pub enum What {
+    /// An event for us to place.
+    Submit(Box<Checked>),
+    /// An event that its hub placed, for one of our addresses.
+    Placed {
+        /// The address.
+        recipient: Address,
+        /// The event.
+        checked: Box<Checked>,
+        /// As sent.
+        placed: Box<v1::PlacedEvent>,
+        /// Decoded from it.
+        body: Box<v1::PlacementBody>,
+    },
+    /// Something that was found wrong already.
+    Refused(Fault),
+}
+
+/// What became of some items.
+pub struct Taken {
+    /// Acknowledges what was dealt with.
+    pub ack: v1::PipeAck,
+    /// Why the rest was not; the pipe ends and its source tries again.
+    pub stopped: Option<Fault>,
+}
+
+/// Opens a pipe: fences older ones off and says how far the source has come. `[EVENT-DELIVER-07]`
+pub fn open(page: &mut Page<'_>, source: &Name, epoch: u64) -> Outcome<v1::PipeAccept> {
+    let key = layout::received(source);
+    let mut received: Received = page.record(&key)?.unwrap_or_default();
+    if epoch <= received.pipe_epoch {
+        return Ok(Err(stale()));
+    }
+    received.pipe_epoch = epoch;
+    page.put_record(key, &received);
+    let rows = page.rows(&layout::refusals(source), limit::PIPE_WINDOW as usize)?;
+    Ok(Ok(v1::PipeAccept {
+        received: received.seq,
+        window: limit::PIPE_WINDOW,
+        refused: rows.iter().filter_map(|(key, value)| decode(key, value)).collect(),
+        ..v1::PipeAccept::default()
+    }))
+}
+
+/// Takes items in order. What was taken before is acknowledged again and nothing else; what cannot be taken now
+/// stops the pipe; what never can is refused and blocks nothing. `[EVENT-DELIVER-08]`
+pub fn take(page: &mut Page<'_>, source: &Name, epoch: u64, items: Vec<Item>) -> Outcome<Taken> {
+    let key = layout::received(source);
+    let mut received: Received = page.record(&key)?.unwrap_or_default();
+    if epoch != received.pipe_epoch {
+        return Ok(Err(stale()));
+    }
+    let mut taken = Taken { ack: v1::PipeAck { up_to: received.seq, refused: Vec::new() }, stopped: None };
+    for item in items {
+        if item.seq <= received.seq {
+            continue;
+        }
+        if let Err(fault) = apply(page, source, item.what)? {
+            if fault.is_retry() {
+                taken.stopped = Some(fault);
+                break;
+            }
+            let refusal = v1::PipeRefusal { seq: item.seq, error: Some(fault.to_wire()) };
+            page.put_record(layout::refusal(source, received.count), &refusal);
+            taken.ack.refused.push(refusal);
+        }
+        received.seq = item.seq;
+        received.count += 1;
+    }
+    forget_refusals(page, source, received.count)?;
+    taken.ack.up_to = received.seq;
+    page.put_record(key, &received);
+    Ok(Ok(taken))
+}
+
+fn apply(page: &mut Page<'_>, source: &Name, what: What) -> Outcome<()> {
+    match what {
+        What::Submit(checked) if checked.origin.name() != source => {
+            Ok(Err(Fault::new(ErrorCode::NotAllowed, "a name submits its own events only")))
+        }
+        What::Submit(checked) => hub::place(page, *checked),
+        What::Placed { recipient, checked, placed, body } => {
+            follow::accept(page, source, &recipient, *checked, *placed, &body)
+        }
+        What::Refused(fault) => Ok(Err(fault)),
+    }
+}
+
+/// A sender has at most a window of items in doubt, so older refusals have been heard.
+fn forget_refusals(page: &mut Page<'_>, source: &Name, count: u64) -> Result<(), StoreError> {
+    for (key, _) in page.rows(&layout::refusals(source), 64)? {
+        if layout::trailing_number(&key) + u64::from(limit::PIPE_WINDOW) >= count {
+            break;
+        }
+        page.delete(key);
+    }
+    Ok(())
+}
+
+fn stale() -> Fault {
+    Fault::new(ErrorCode::StalePipe, "a newer pipe between these names is open")
+}
+
+/// Decodes and checks the body of a placement.
+fn placement_body(placed: &v1::PlacedEvent, checked: &Checked) -> Result<v1::PlacementBody, Fault> {
+    let placement =
+        placed.placement.as_ref().ok_or_else(|| malformed("a placed event without its placement"))?;
+    let body = v1::PlacementBody::decode(&placement.body[..])
+        .map_err(|_| malformed("the placement does not decode"))?;
+    if body.event_id[..] != checked.id || body.conversation != checked.body.conversation {
+        return Err(malformed("the placement is of another event"));
+    }
+    if body.epoch == 0 || body.seq == 0 {
+        return Err(malformed("the placement has no position"));
+    }
+    Ok(body)
+}
+
+/// Reads an item without looking at its signatures.
+pub fn read(item: v1::PipeItem, policy: &NamePolicy) -> Item {
+    let seq = item.seq;
+    Item { seq, what: what_of(item, policy).unwrap_or_else(What::Refused) }
+}
+
+fn what_of(item: v1::PipeItem, policy: &NamePolicy) -> Result<What, Fault> {
+    match item.item {
+        Some(pipe_item::Item::Submit(event)) => Ok(What::Submit(Box::new(Checked::new(event, policy)?))),
+        Some(pipe_item::Item::Placed(placed)) => {
+            let recipient = Address::from_wire(&item.recipient, policy)?;
+            let event = placed.event.clone().ok_or_else(|| malformed("a placed event without its event"))?;
+            let checked = Checked::new(event, policy)?;
+            let body = placement_body(&placed, &checked)?;
+            Ok(What::Placed {
+                recipient,
+                checked: Box::new(checked),
+                placed: Box::new(placed),
+                body: Box::new(body),
+            })
+        }
+        None => Err(Fault::unsupported("pipe items of this kind")),
+    }
+}

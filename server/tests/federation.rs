@@ -1,0 +1,225 @@
+//! Messages and calls between two homeservers, over real endpoints on loopback.
+
+mod world;
+
+use ahoy_proto::invite::{InviteBody, unsigned_invite};
+use ahoy_proto::time::Clock as _;
+use ahoy_proto::v1::call_frame::Message;
+use ahoy_proto::v1::sync_item::Item;
+use ahoy_proto::v1::{self, ErrorCode, HangupReason, request, response};
+use ahoy_transport::clock::SystemClock;
+use bytes::Bytes;
+use prost::Message as _;
+use world::{Client, Leg, Server, World, address, soon, text};
+
+const SUPPORT: &str = "support@bank.example";
+const CALLER: &str = "caller@home.example";
+
+fn event(item: Item) -> v1::EventBody {
+    let Item::Event(placed) = item else { panic!("an event, not {item:?}") };
+    v1::EventBody::decode(placed.event.unwrap().body).unwrap()
+}
+
+fn body_text(body: &v1::EventBody) -> &str {
+    match body.content.as_ref().and_then(|content| content.content.as_ref()) {
+        Some(v1::content::Content::Text(text)) => &text.body,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_reaches_the_bot_of_another_homeserver_and_its_reply_comes_back() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let bot = world.bank.service("bot", 2, false, true).await;
+    device.submit(text(1, SUPPORT, "Is anybody there?")).await.unwrap();
+
+    let mut heard = bot.sync(0).await;
+    let question = heard.next().await;
+    assert_eq!(question.address, SUPPORT);
+    let question = event(question.item.unwrap());
+    assert_eq!((body_text(&question), question.origin.as_str()), ("Is anybody there?", CALLER));
+    let reply = v1::Submit { to: String::new(), conversation: question.conversation, ..text(1, "", "Yes.") };
+    bot.submit(v1::Submit { from: SUPPORT.into(), ..reply }).await.unwrap();
+
+    let mut log = device.sync(0).await;
+    assert!(matches!(log.next().await.item, Some(Item::Pending(_))));
+    let Some(Item::Placed(placed)) = log.next().await.item else { panic!("placed") };
+    assert_eq!(placed.seq, 1);
+    let answer = event(log.next().await.item.unwrap());
+    assert_eq!((body_text(&answer), answer.origin.as_str()), ("Yes.", SUPPORT));
+    assert!(matches!(heard.next().await.item, Some(Item::Pending(_))));
+    let Some(Item::Placed(placed)) = heard.next().await.item else { panic!("placed") };
+    assert_eq!(placed.seq, 2);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_of_two_homeservers_write_to_each_other_whoever_is_the_hub() {
+    let world = World::start().await;
+    let ann = world.home.device("ann@home.example", 1).await;
+    let bob = world.bank.device("bob@bank.example", 2).await;
+    ann.submit(text(1, "bob@bank.example", "hello")).await.unwrap();
+    let mut bobs = bob.sync(0).await;
+    assert_eq!(body_text(&event(bobs.next().await.item.unwrap())), "hello");
+    bob.submit(text(1, "ann@home.example", "hello yourself")).await.unwrap();
+    let mut anns = ann.sync(0).await;
+    loop {
+        if let Some(item @ Item::Event(_)) = anns.next().await.item {
+            assert_eq!(body_text(&event(item)), "hello yourself");
+            break;
+        }
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_to_an_unknown_address_fails_with_the_one_answer() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    device.submit(text(1, "nobody@bank.example", "hello?")).await.unwrap();
+    let mut log = device.sync(0).await;
+    assert!(matches!(log.next().await.item, Some(Item::Pending(_))));
+    let Some(Item::Failed(failed)) = log.next().await.item else { panic!("failed") };
+    assert_eq!(failed.error.unwrap().code(), ErrorCode::NotReachable);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_dead_peer_arrives_in_order_and_once_when_it_returns() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let bot = world.bank.service("bot", 2, false, true).await;
+    let mut log = bot.sync(0).await;
+    device.submit(text(0, SUPPORT, "0")).await.unwrap();
+    log.next().await;
+    drop((log, bot));
+
+    let World { dir, table, home, bank } = world;
+    let port = bank.addr.port();
+    bank.stop().await;
+    for id in 1..=200 {
+        device.submit(text(id, SUPPORT, &id.to_string())).await.unwrap();
+    }
+    let Ok(response::Response::Peers(peers)) = device.request(request::Request::Peers(v1::Peers {})).await
+    else {
+        panic!("an answer about peers")
+    };
+    assert_eq!(peers.peers[0].name, "bank.example");
+    assert!(peers.peers[0].queued >= 200);
+    let bank = Server::start(&dir.path().join("bank"), "bank.example", &table, port).await;
+    let bot = bank.service("bot", 2, false, true).await;
+    let mut log = bot.sync(0).await;
+    for id in 0..=200 {
+        assert_eq!(body_text(&event(log.next().await.item.unwrap())), id.to_string());
+    }
+    home.stop().await;
+    bank.stop().await;
+}
+
+async fn invite(leg: &mut Leg, call: [u8; 16], to: &str) {
+    let sdp = "v=0\r\n".to_owned();
+    let body = InviteBody::new(call, address(CALLER), address(to), SystemClock.now(), &sdp);
+    leg.say(Message::Invite(unsigned_invite(&body, sdp, 30_000, "Ann".into()))).await;
+}
+
+fn ringing() -> Message {
+    Message::Ringing(v1::Ringing { branch: Bytes::from_static(b"phone"), sdp: String::new() })
+}
+
+fn answer() -> Message {
+    let branch = Bytes::from_static(b"phone");
+    Message::Answer(v1::Answer { branch, sdp: "v=0\r\nanswer".into(), answered_by: SUPPORT.into() })
+}
+
+fn hang_up() -> Message {
+    Message::Hangup(v1::Hangup { reason: HangupReason::Normal.into(), ..v1::Hangup::default() })
+}
+
+fn dtmf(digits: &str) -> Message {
+    Message::Dtmf(v1::Dtmf { digits: digits.into(), duration_ms: 100 })
+}
+
+fn reason(message: &Message) -> HangupReason {
+    let Message::Hangup(hangup) = message else { panic!("a hang-up, not {message:?}") };
+    hangup.reason()
+}
+
+/// A call between the device and the bridge that was answered.
+async fn connected(device: &Client, bridge: &Client, call: [u8; 16]) -> (Leg, Leg) {
+    let mut caller = device.call(call, "", SUPPORT, None).await;
+    invite(&mut caller, call, SUPPORT).await;
+    let (open, mut callee) = bridge.ringing().await;
+    assert_eq!((open.to.as_str(), open.from.as_str()), (SUPPORT, CALLER));
+    let Message::Invite(invite) = callee.hear().await else { panic!("an invite") };
+    assert!(invite.remaining_ms <= 30_000 && !invite.signature.is_empty());
+    callee.say(ringing()).await;
+    assert!(matches!(caller.hear().await, Message::Ringing(_)));
+    callee.say(answer()).await;
+    let Message::Answer(answer) = caller.hear().await else { panic!("an answer") };
+    assert_eq!(answer.sdp, "v=0\r\nanswer");
+    (caller, callee)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_passes_two_homeservers_to_a_service_and_is_hung_up() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let bridge = world.bank.service("bridge", 3, true, false).await;
+    let (mut caller, mut callee) = connected(&device, &bridge, [1; 16]).await;
+    caller.say(dtmf("12#")).await;
+    let Message::Dtmf(dtmf) = callee.hear().await else { panic!("digits") };
+    assert_eq!(dtmf.digits, "12#");
+    callee.say(hang_up()).await;
+    assert_eq!(reason(&caller.hear().await), HangupReason::Normal);
+    soon(world.home.homeserver.idle()).await;
+    soon(world.bank.homeserver.idle()).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_goes_on_when_the_callers_connection_is_replaced() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let bridge = world.bank.service("bridge", 3, true, false).await;
+    let (caller, mut callee) = connected(&device, &bridge, [2; 16]).await;
+    device.connection.close();
+    callee.say(dtmf("7")).await;
+
+    let device = world.home.device(CALLER, 1).await;
+    let resume = v1::Resume { token: caller.token.clone(), last_received: caller.heard };
+    let mut again = device.call([2; 16], "", SUPPORT, Some(resume)).await;
+    (again.sent, again.heard) = (caller.sent, caller.heard);
+    let Message::Dtmf(digits) = again.hear().await else { panic!("digits") };
+    assert_eq!(digits.digits, "7");
+    again.say(hang_up()).await;
+    assert_eq!(reason(&callee.hear().await), HangupReason::Normal);
+    let stale = v1::Resume { token: caller.token, last_received: 0 };
+    let mut late = device.call([2; 16], "", SUPPORT, Some(stale)).await;
+    let frame = soon(late.stream.recv::<v1::CallFrame>()).await.unwrap().unwrap();
+    let Some(Message::Error(error)) = frame.message else { panic!("an error") };
+    assert!(matches!(error.code(), ErrorCode::UnknownCall | ErrorCode::BadResumeToken));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_nobody_can_take_ends_with_its_reason() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let cases = [
+        ([3; 16], SUPPORT, HangupReason::TrunkDown),
+        ([4; 16], "nobody@bank.example", HangupReason::NotReachable),
+    ];
+    for (call, to, expected) in cases {
+        let mut leg = device.call(call, "", to, None).await;
+        invite(&mut leg, call, to).await;
+        assert_eq!(reason(&leg.hear().await), expected);
+    }
+    let World { dir: _dir, table: _, home, bank } = world;
+    bank.stop().await;
+    let mut leg = device.call([5; 16], "", SUPPORT, None).await;
+    invite(&mut leg, [5; 16], SUPPORT).await;
+    let end = reason(&leg.hear().await);
+    assert!(matches!(end, HangupReason::NotReachable | HangupReason::Unavailable), "{end:?}");
+    home.stop().await;
+}
