@@ -1,0 +1,5 @@
+//! The SDK against a tiny homeserver on loopback: real QUIC, real handshake, real signatures.
+
+mod call;
+mod homeserver;
+mod session;
