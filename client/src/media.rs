@@ -31,7 +31,6 @@ use std::time::Duration;
 
 use rand::TryRng;
 use tokio::sync::broadcast;
-use webrtc::media_stream::track_local::TrackLocal;
 use webrtc::peer_connection::RTCSessionDescription;
 
 pub use sdp::Codec;
@@ -220,7 +219,7 @@ impl MediaSession {
             let _ = connection.close().await;
         });
         let session = Self { peer, shared };
-        session.peer.connection.add_track(Arc::clone(&session.peer.track) as Arc<dyn TrackLocal>).await?;
+        session.peer.add_track().await?;
         let stream = send::Stream::new(ssrc, seed.try_into().expect("six of ten bytes are left"));
         session.shared.spawn(send::run(Arc::clone(&session.shared), Arc::clone(&session.peer.track), stream));
         Ok(session)
@@ -326,5 +325,70 @@ impl MediaSession {
 impl Drop for MediaSession {
     fn drop(&mut self) {
         self.shared.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> MediaConfig {
+        MediaConfig { bind_ips: vec![[127, 0, 0, 1].into()], ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn an_offer_names_g711_and_events_and_all_its_candidates() {
+        let (session, offer) = MediaSession::offer(loopback()).await.expect("an offer");
+        assert!(offer.contains("m=audio 9 UDP/TLS/RTP/SAVPF 8 0 101\r\n"), "{offer}");
+        assert!(offer.contains("127.0.0.1") && offer.contains("a=end-of-candidates"), "{offer}");
+        session.close().await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_keeps_the_numbers_of_the_offer_and_its_codec() {
+        let (caller, offer) = MediaSession::offer(loopback()).await.expect("an offer");
+        let browser = offer
+            .replace("SAVPF 8 0 101", "SAVPF 111 0 110 126")
+            .replace("a=rtpmap:8 PCMA/8000\r\n", "a=rtpmap:111 opus/48000/2\r\n")
+            .replace("a=rtpmap:101 tele", "a=rtpmap:110 telephone-event/48000\r\na=rtpmap:126 tele")
+            .replace("a=fmtp:101", "a=fmtp:126");
+        let (callee, answer) = MediaSession::answer(loopback(), &browser).await.expect("an answer");
+        assert!(answer.contains(" UDP/TLS/RTP/SAVPF 0 126\r\n"), "{answer}");
+        assert!(answer.contains("a=rtpmap:126 telephone-event/8000\r\n"), "{answer}");
+        callee.dtmf("1").expect("telephone events are settled");
+        assert!(matches!(callee.dtmf("x"), Err(MediaError::Digit('x'))));
+        callee.close().await;
+        caller.close().await;
+    }
+
+    async fn hear(events: &mut MediaEvents, wanted: MediaEvent) {
+        let heard = async { while events.next().await.expect("the session lives") != wanted {} };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect("heard in time");
+    }
+
+    #[tokio::test]
+    async fn two_sessions_hear_each_other() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("heard.wav");
+        let (caller, offer) = MediaSession::offer(loopback()).await.expect("an offer");
+        let (callee, answer) = MediaSession::answer(loopback(), &offer).await.expect("an answer");
+        callee.record(&path).expect("a file");
+        caller.play(Source::Tone { hz: 440.0 }).expect("a tone");
+        let mut events = callee.events();
+        caller.accept_answer(&answer).await.expect("an answer with media");
+        hear(&mut events, MediaEvent::FirstAudio).await;
+        caller.dtmf("7").expect("a key");
+        hear(&mut events, MediaEvent::Dtmf('7')).await;
+        let stats = callee.finish_recording().expect("a recording");
+        assert!(hound::WavReader::open(&path).expect("a WAV file").duration() > 0, "{stats:?}");
+        caller.close().await;
+        callee.close().await;
+        assert_eq!(events.next().await, None, "a closed session has no more events");
+    }
+
+    #[tokio::test]
+    async fn relay_only_is_refused_instead_of_leaking_an_address() {
+        let config = MediaConfig { relay_only: true, ..loopback() };
+        assert!(matches!(MediaSession::offer(config).await, Err(MediaError::NoRelay)));
     }
 }

@@ -15,6 +15,7 @@ use rtc::rtp_transceiver::rtp_sender::{
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
+use webrtc::media_stream::track_local::TrackLocal;
 use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::TrackRemote;
 use webrtc::peer_connection::{
@@ -125,6 +126,15 @@ impl Peer {
         Ok(Self { connection, track, gathered })
     }
 
+    /// Adds the outgoing track. The library would offer its codec alone, so it is told the others too.
+    pub(super) async fn add_track(&self) -> Result<(), MediaError> {
+        self.connection.add_track(Arc::clone(&self.track) as Arc<dyn TrackLocal>).await?;
+        for transceiver in self.connection.get_transceivers().await {
+            transceiver.set_codec_preferences(codecs()).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until the candidates of the local description are complete, for as long as that makes sense.
     pub(super) async fn described(&self, before: u64) -> Result<String, MediaError> {
         let mut gathered = self.gathered.clone();
@@ -183,11 +193,20 @@ fn codec(mime_type: &str, payload_type: u8, fmtp: &str) -> RTCRtpCodecParameters
     }
 }
 
+/// All that is ever offered: two codecs and their telephone events.
+fn codecs() -> Vec<RTCRtpCodecParameters> {
+    vec![
+        codec(MIME_TYPE_PCMA, 8, ""),
+        codec(MIME_TYPE_PCMU, 0, ""),
+        codec(MIME_TYPE_TELEPHONE_EVENT, 101, "0-15"),
+    ]
+}
+
 fn engine() -> Result<MediaEngine, MediaError> {
     let mut engine = MediaEngine::default();
-    engine.register_codec(codec(MIME_TYPE_PCMA, 8, ""), RtpCodecKind::Audio)?;
-    engine.register_codec(codec(MIME_TYPE_PCMU, 0, ""), RtpCodecKind::Audio)?;
-    engine.register_codec(codec(MIME_TYPE_TELEPHONE_EVENT, 101, "0-15"), RtpCodecKind::Audio)?;
+    for codec in codecs() {
+        engine.register_codec(codec, RtpCodecKind::Audio)?;
+    }
     Ok(engine)
 }
 

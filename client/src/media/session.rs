@@ -32,7 +32,8 @@ const DIGITS: usize = 64;
 
 /// What the tasks of a session share.
 pub(super) struct Shared {
-    events: broadcast::Sender<MediaEvent>,
+    /// Gone once the session is closed, so that readers see the end.
+    events: Mutex<Option<broadcast::Sender<MediaEvent>>>,
     first_events: Mutex<Option<broadcast::Receiver<MediaEvent>>>,
     connected: watch::Sender<Option<Instant>>,
     payloads: Mutex<Option<Payloads>>,
@@ -60,7 +61,7 @@ impl Shared {
     pub(super) fn new() -> Self {
         let (events, first) = broadcast::channel(EVENTS);
         Self {
-            events,
+            events: Mutex::new(Some(events)),
             first_events: Mutex::new(Some(first)),
             connected: watch::channel(None).0,
             payloads: Mutex::new(None),
@@ -94,11 +95,15 @@ impl Shared {
 
     pub(super) fn emit(&self, event: MediaEvent) {
         // Nobody listening is fine: the events are news, the statistics keep the facts.
-        let _ = self.events.send(event);
+        let _ = lock(&self.events).as_ref().map(|events| events.send(event));
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<MediaEvent> {
-        lock(&self.first_events).take().unwrap_or_else(|| self.events.subscribe())
+        let first = lock(&self.first_events).take();
+        let events = lock(&self.events);
+        // A receiver without a sender ends at once, which is what a closed session has to say.
+        let live = || events.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe);
+        first.unwrap_or_else(live)
     }
 
     /// Runs a task until it ends or the session is closed.
@@ -120,6 +125,7 @@ impl Shared {
 
     pub(super) fn cancel(&self) {
         self.tasks.close();
+        *lock(&self.events) = None;
         self.cancel.cancel();
     }
 
