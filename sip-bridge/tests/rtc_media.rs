@@ -270,9 +270,7 @@ async fn twenty_calls_share_one_socket_and_each_hears_its_own_tone() {
     let ports: std::collections::BTreeSet<SocketAddr> =
         running.iter().filter_map(|(_, call, ..)| Some(call.stats().selected_pair?.0)).collect();
     assert_eq!(ports.len(), 1, "one socket: {ports:?}");
-    for (session, ..) in &running {
-        packets(session, 50).await;
-    }
+    futures_util::future::join_all(running.iter().map(|(session, ..)| packets(session, 50))).await;
     for (session, call, path, hz) in running {
         session.finish_recording().expect("a recording");
         // The first echo may be of the silence before the tone was set; a second of tone outweighs it.
@@ -374,6 +372,101 @@ async fn what_cannot_be_a_call_is_refused_by_name() {
     assert!(matches!(call.accept_answer(&refused), Err(RtcError::NoMedia)));
     call.close();
     assert!(matches!(call.accept_answer(&offer), Err(RtcError::Closed)));
+    hub.close().await;
+    session.close().await;
+}
+
+/// A STUN server that says the same address to everybody.
+async fn stun_server(mapped: SocketAddr, tasks: &mut tokio::task::JoinSet<()>) -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.9:0").await.expect("a free port");
+    let address = socket.local_addr().expect("it is bound");
+    let SocketAddr::V4(mapped) = mapped else { panic!("an IPv4 address") };
+    tasks.spawn(async move {
+        let mut request = [0u8; 256];
+        while let Ok((_, source)) = socket.recv_from(&mut request).await {
+            let cookie = 0x2112_a442u32;
+            let mut response = vec![1, 1, 0, 12];
+            response.extend_from_slice(&request[4..20]);
+            response.extend_from_slice(&[0, 0x20, 0, 8, 0, 1]);
+            response.extend_from_slice(&(mapped.port() ^ 0x2112).to_be_bytes());
+            response.extend_from_slice(&(u32::from(*mapped.ip()) ^ cookie).to_be_bytes());
+            let _ = socket.send_to(&response, source).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_public_address_is_offered_and_its_change_is_told() {
+    let mut tasks = tokio::task::JoinSet::new();
+    let first = stun_server("192.0.2.7:4000".parse().expect("an address"), &mut tasks).await;
+    let second = stun_server("192.0.2.8:4001".parse().expect("an address"), &mut tasks).await;
+    let hub = hub_at("127.0.0.1", Some(first));
+    let (call, mut events, offer) = hub.offer(&ALL).await.expect("an offer");
+    assert!(offer.contains("192.0.2.7 4000 typ srflx"), "{offer}");
+    let (session, offer) = MediaSession::offer(client_at("127.0.0.2")).await.expect("an offer");
+    let (answered, mut answered_events, answer) = hub.answer(&offer, &ALL).await.expect("an answer");
+    assert!(answer.contains("192.0.2.7 4000 typ srflx"), "{answer}");
+    session.accept_answer(&answer).await.expect("an answer with media");
+    rtc_event(&mut answered_events, |event| *event == RtcEvent::Connected).await;
+
+    hub.set_stun(Some(second));
+    rtc_event(&mut events, |event| *event == RtcEvent::MappingChanged).await;
+    rtc_event(&mut answered_events, |event| *event == RtcEvent::MappingChanged).await;
+    let restart = answered.restart().expect("a restart");
+    assert!(restart.contains("192.0.2.8 4001 typ srflx"), "{restart}");
+    assert!(!restart.contains("192.0.2.7"), "the stale candidate is gone: {restart}");
+    call.close();
+    hub.close().await;
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_silent_stun_server_costs_a_candidate_and_not_the_call() {
+    let silent = std::net::UdpSocket::bind("127.0.0.9:0").expect("a free port");
+    let hub = hub_at("127.0.0.1", silent.local_addr().ok());
+    let offered = timeout(Duration::from_secs(2), hub.offer(&ALL)).await.expect("in time");
+    let (_call, _events, offer) = offered.expect("an offer");
+    assert!(offer.contains("typ host") && !offer.contains("srflx"), "{offer}");
+    hub.close().await;
+}
+
+#[tokio::test]
+async fn a_storm_of_hostile_datagrams_does_not_disturb_a_call() {
+    let hub = hub_at("127.0.0.1", None);
+    let (session, _events, call, _rtc_events) = connected(&hub, "127.0.0.2").await;
+    call.relay_to(Some(Arc::new(Echo(Arc::clone(&call)))));
+    packets(&session, 10).await;
+    let stranger = tokio::net::UdpSocket::bind("127.0.0.8:0").await.expect("a free port");
+    let offer = hub.offer(&ALL).await.expect("an offer").2;
+    let ufrag = offer.split("a=ice-ufrag:").nth(1).and_then(|rest| rest.lines().next()).expect("it has one");
+    // A check that is well formed, for a call that exists somewhere, with a forged proof.
+    let mut check = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 6, 0];
+    let username = format!("{ufrag}:you");
+    check.push(u8::try_from(username.len()).expect("short"));
+    check.extend_from_slice(username.as_bytes());
+    check.resize(check.len().next_multiple_of(4), 0);
+    check.extend_from_slice(&[0, 8, 0, 20]);
+    check.extend_from_slice(&[7; 20]);
+    let length = u16::try_from(check.len() - 20).expect("short").to_be_bytes();
+    check[2..4].copy_from_slice(&length);
+    let numbers = Numbers(Mutex::new(99));
+    for round in 0..3000usize {
+        let mut datagram = if round % 2 == 0 { check.clone() } else { vec![0; 1 + round % 300] };
+        let mut noise = [0u8; 8];
+        numbers.fill(&mut noise);
+        if round % 2 == 1 {
+            numbers.fill(&mut datagram);
+            datagram[0] = [0, 1, 22, 23, 128, 144, 200, noise[0]][round / 2 % 8];
+        } else {
+            let at = usize::from(noise[1]) % datagram.len();
+            datagram[at] ^= noise[2];
+            datagram.truncate(datagram.len() - usize::from(noise[3]) % 4);
+        }
+        stranger.send_to(&datagram, hub.local_addr()).await.expect("loopback takes it");
+    }
+    packets(&session, 50).await;
+    assert_eq!(hub.calls(), 1);
     hub.close().await;
     session.close().await;
 }
