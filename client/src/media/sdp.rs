@@ -89,7 +89,7 @@ impl<'a> AudioSection<'a> {
     }
 }
 
-/// Drops from an offer every audio format except G.711 and the first `telephone-event/8000`.
+/// Drops from an offer every audio format except G.711 and the first `telephone-event/8000` [CALL-MEDIA-08].
 pub(super) fn narrow(offer: &str) -> Result<String, MediaError> {
     let section = AudioSection::find(offer).ok_or(MediaError::NoMedia)?;
     if section.refused() {
@@ -129,7 +129,7 @@ fn names_other_format(line: &str, kept: &[&str]) -> bool {
     })
 }
 
-/// Writes `PCMA/8000` for `PCMA/8000/1`: one channel is the default and some stacks compare the text.
+/// Writes `PCMA/8000` for `PCMA/8000/1` [CALL-MEDIA-07]: one channel is the default and some stacks compare the text.
 pub(super) fn plain(sdp: &str) -> String {
     let mut out = String::with_capacity(sdp.len());
     for line in sdp.lines() {
@@ -150,7 +150,7 @@ pub(super) fn plain(sdp: &str) -> String {
 /// Reads what an answer settled.
 ///
 /// # Errors
-/// [`MediaError::NoMedia`] for an answer that refuses the audio, which would connect in silence [CALL-MEDIA-01].
+/// [`MediaError::NoMedia`] for an answer that refuses the audio, which would connect in silence [CALL-MEDIA-02].
 pub(super) fn settled(answer: &str) -> Result<Payloads, MediaError> {
     let section = AudioSection::find(answer).ok_or(MediaError::NoMedia)?;
     if section.refused() {

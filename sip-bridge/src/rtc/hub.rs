@@ -128,7 +128,7 @@ impl RtcHub {
     }
 
     /// Answers a peer's offer on the shared sockets. The answer is final and names one codec: the first of
-    /// `encodings` that the offer has; telephone events when both have them.
+    /// `encodings` that the offer has [BRIDGE-SDP-20]; telephone events when both have them.
     ///
     /// # Errors
     /// [`RtcError::NoMedia`], [`RtcError::NoCommonCodec`], [`RtcError::Sdp`], [`RtcError::Full`].

@@ -1,5 +1,5 @@
 //! Decides sequence numbers and timestamps of a relayed stream, so that its receiver sees one stream however
-//! often the source behind it changes (a re-INVITE, a transfer, announcement then agent).
+//! often the source behind it changes (a re-INVITE, a transfer, announcement then agent) [BRIDGE-RTP-20].
 
 /// Loss and reordering are passed on; a jump beyond this is a new source, even with the same SSRC.
 const LARGEST_JUMP: i16 = 3000;
