@@ -22,7 +22,7 @@ use home::Home;
 
 /// Reach companies and people by name. Not for emergency calls.
 #[derive(Parser)]
-#[command(name = "ahoy", version, about, after_help = AFTER_HELP)]
+#[command(name = "ahoy", version, after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Folder with config.toml, keys and positions.
     #[arg(long, env = "AHOY_HOME", global = true, value_name = "DIR")]

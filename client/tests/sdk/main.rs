@@ -2,4 +2,6 @@
 
 mod call;
 mod homeserver;
+#[cfg(feature = "media")]
+mod phone;
 mod session;
