@@ -13,15 +13,29 @@ use crate::event::EventBody;
 use crate::fault::Fault;
 use crate::frame::{self, FrameDecoder};
 use crate::key::PublicKey;
+use crate::limit;
 use crate::name::{Name, NamePolicy};
 use crate::placement::PlacementBody;
-use crate::session::HelloAwaited;
+use crate::session::{Authenticated, Binding, HelloAwaited, ServerTerms};
 use crate::time::Timestamp;
 use crate::v1;
 use prost::Message as _;
 
 fn policy() -> NamePolicy {
     NamePolicy::allowing(["example"])
+}
+
+/// The server's half of a handshake: a hello, then a proof, which cannot be good for a transcript with our nonce.
+pub fn session(data: &[u8]) {
+    let mut input = Bytes::copy_from_slice(data);
+    let mut decoder = FrameDecoder::new(limit::HANDSHAKE_BYTES);
+    let mut next = || decoder.decode(&mut input).ok().flatten();
+    let Some(Ok(met)) = next().map(|payload| HelloAwaited::new(policy()).receive(payload)) else { return };
+    let answer = met.answer(ServerTerms::default(), [0; 32], Timestamp::ZERO);
+    if let (Ok((awaited, _)), Some(payload)) = (answer, next()) {
+        let auth = awaited.receive(payload, &Binding::Spki([0; 32])).map(Authenticated::into_auth);
+        assert!(!matches!(auth, Ok(v1::auth::Auth::Device(_) | v1::auth::Auth::Service(_))));
+    }
 }
 
 /// Text as typed and as on the wire: what is accepted has one form.

@@ -164,22 +164,5 @@ fn kind(frame: &Frame) -> &'static str {
     }
 }
 
-/// Drives the server half over arbitrary bytes, for the fuzzer: frames of any kind, in any order.
-pub fn fuzz(data: &[u8]) {
-    let mut input = Bytes::copy_from_slice(data);
-    let mut decoder = frame::FrameDecoder::new(crate::limit::HANDSHAKE_BYTES);
-    let mut next = || decoder.decode(&mut input).ok().flatten();
-    let policy = crate::name::NamePolicy::allowing(["example"]);
-    let Some(Ok(met)) = next().map(|payload| HelloAwaited::new(policy).receive(payload)) else { return };
-    let Ok((awaited, _)) = met.answer(ServerTerms::default(), [0; 32], crate::time::Timestamp::ZERO) else {
-        return;
-    };
-    if let Some(payload) = next() {
-        let authenticated = awaited.receive(payload, &Binding::Spki([0; 32]));
-        // The fuzzer has no key of which it could sign a transcript that holds random nonces.
-        assert!(!matches!(authenticated.map(Authenticated::into_auth), Ok(crate::v1::auth::Auth::Device(_))));
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -148,3 +148,26 @@ fn no_event_panics() {
     let event = v1::Event { body: body.clone().into(), attestation: Some(proof) };
     drive(fuzz::event, &[body, placement.encode_to_vec(), event.encode_to_vec()], 20_000);
 }
+
+#[test]
+fn no_handshake_panics_or_authenticates() {
+    let hello = v1::ClientHello {
+        versions: vec![1],
+        role: v1::Role::Device.into(),
+        wanted_name: "home.example".into(),
+        nonce: Bytes::from_static(&[1; 32]),
+        features: vec!["x".into()],
+        limits: None,
+    };
+    let device = v1::DeviceAuth {
+        account: "ann@home.example".into(),
+        device_key: Bytes::copy_from_slice(key().public().as_bytes()),
+        binding: v1::BindingKind::Spki.into(),
+        signature: Bytes::from_static(&[1; 64]),
+        enrol: Some(v1::Enrol { invite: "token".into(), label: "laptop".into() }),
+    };
+    let auth = v1::Auth { auth: Some(v1::auth::Auth::Device(device)) };
+    let control = |f| frame::encode(&v1::ControlFrame { frame: Some(f) }).to_vec();
+    let stream = [control(Frame::ClientHello(hello)), control(Frame::Auth(auth))].concat();
+    drive(fuzz::session, &[stream], 20_000);
+}

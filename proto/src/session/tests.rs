@@ -154,7 +154,7 @@ fn a_version_from_the_future_alone_is_refused_and_beside_ours_accepted() {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic_and_never_authenticate(data: Vec<u8>) {
-        fuzz(&data);
+        crate::fuzz::session(&data);
     }
 
     #[test]
