@@ -11,7 +11,7 @@ use ahoy_proto::name::Name;
 use ahoy_proto::session::{self, Binding, HelloAwaited, ServerTerms};
 use ahoy_proto::time::random;
 use ahoy_proto::v1::{self, ErrorCode, Role, auth};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admission::Place;
 use crate::connection::{Authenticated, Connection};
@@ -78,19 +78,31 @@ impl Incoming {
         self.incoming.remote_address()
     }
 
+    /// Whether it proved its address by a token from an earlier visit, and not by a Retry.
+    pub fn has_visited(&self) -> bool {
+        // Only a Retry's own token forbids a second Retry.
+        self.incoming.may_retry()
+    }
+
     /// Runs the handshake up to the peer's proof. `None`: it only wanted the card, and has it.
     ///
     /// # Errors
     /// [`ConnectError`], after the peer was told. Everything takes the handshake's time at most.
     pub async fn greet(self, book: &dyn CardBook) -> Result<Option<Arrived>, ConnectError> {
         let time = self.registry.limits().handshake_time;
-        let handshake = async {
-            let quic = self.incoming.accept().map_err(Closed::from)?.await.map_err(Closed::from)?;
-            let accepting = Accepting { quic, place: self.place, registry: self.registry };
-            accepting.hello(book, self.own_spki).await
-        };
-        // Dropping the handshake closes the connection.
-        timeout(time, handshake).await.unwrap_or(Err(ConnectError::NoAnswer(time)))
+        let end = Instant::now() + time;
+        let late = ConnectError::NoAnswer(time);
+        let connecting = self.incoming.accept().map_err(Closed::from)?;
+        let Ok(connected) = timeout_at(end, connecting).await else { return Err(late) };
+        let quic = connected.map_err(Closed::from)?;
+        let accepting = Accepting { quic: quic.clone(), place: self.place, registry: self.registry };
+        match timeout_at(end, accepting.hello(book, self.own_spki)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                quic.close(code(ErrorCode::Timeout), b"the handshake took too long");
+                Err(late)
+            }
+        }
     }
 }
 

@@ -213,6 +213,8 @@ impl Driver {
                 }
                 frame = control.recv(), if event.is_none() => match self.controlled(frame) {
                     Ok(next) => event = next,
+                    // Closing now would put this side's name on a loss that has another reason.
+                    Err(_) if self.quic.close_reason().is_some() => break,
                     Err(fault) => self.quic.close(code(fault.code), fault.message.as_bytes()),
                 },
             }

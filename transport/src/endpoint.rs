@@ -14,7 +14,10 @@ use ahoy_proto::session::Hello;
 use ahoy_proto::time::{Clock, Entropy};
 use ahoy_proto::v1::{ErrorCode, Role};
 use futures_util::future::join_all;
-use quinn::{ClientConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    ClientConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, ValidationTokenConfig,
+    VarInt,
+};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,9 +32,13 @@ use crate::identity::TlsIdentity;
 use crate::limits::TransportLimits;
 use crate::socket::SharedSocket;
 use crate::tls;
+use crate::token::UsedTokens;
 
 /// How long `close` waits for the last packets to leave.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// Address tokens given to a client, each of which spares it one Retry, and how long they are good.
+const TOKENS: u32 = 2;
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bytes that a connection may have waiting to be acknowledged.
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 
@@ -181,7 +188,7 @@ impl Endpoint {
                 () = self.0.draining.cancelled() => return None,
             };
             if !incoming.remote_address_validated() {
-                // Stateless, and never larger than the packet that it answers. [WIRE-AUTH-02]
+                // Stateless, and never larger than the packet that it answers. [WIRE-AUTH-06]
                 let _ = incoming.retry();
                 continue;
             }
@@ -237,6 +244,9 @@ impl Endpoint {
 fn server_config(config: &EndpointConfig) -> Result<ServerConfig, BindError> {
     let mut server = ServerConfig::with_crypto(Arc::new(tls::server(&config.identity)?));
     server.transport_config(Arc::new(transport_config(&config.limits, 1)));
+    let mut tokens = ValidationTokenConfig::default();
+    tokens.sent(TOKENS).lifetime(TOKEN_LIFE).log(Arc::new(UsedTokens::default()));
+    server.validation_token_config(tokens);
     server.max_incoming(config.limits.pending_in_all);
     server.incoming_buffer_size(limit::HANDSHAKE_BYTES as u64);
     server.incoming_buffer_size_total((limit::HANDSHAKE_BYTES * 256) as u64);

@@ -7,7 +7,7 @@ use ahoy_proto::fault::Fault;
 use ahoy_proto::frame::FrameError;
 use ahoy_proto::session::SessionError;
 use ahoy_proto::v1::ErrorCode;
-use quinn::{ConnectionError, VarInt};
+use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,9 @@ pub enum Closed {
     /// The peer forgot the connection, most likely by a restart.
     #[error("the other side lost the connection")]
     Reset,
+    /// The peer takes no connection at present: it drains, or too many are in progress.
+    #[error("the other side takes no connections at present")]
+    Busy,
     /// The peer broke QUIC or TLS, or offers no protocol that is spoken here.
     #[error("the other side does not speak this protocol correctly")]
     Protocol,
@@ -45,6 +48,11 @@ impl From<ConnectionError> for Closed {
             ConnectionError::LocallyClosed => Self::Here,
             ConnectionError::TimedOut => Self::Silent,
             ConnectionError::Reset => Self::Reset,
+            ConnectionError::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+            {
+                Self::Busy
+            }
             ConnectionError::ConnectionClosed(_)
             | ConnectionError::TransportError(_)
             | ConnectionError::VersionMismatch

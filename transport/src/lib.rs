@@ -13,12 +13,15 @@ mod dial;
 mod driver;
 mod endpoint;
 mod error;
+#[cfg(test)]
+mod hostile;
 pub mod identity;
 mod limits;
 mod socket;
 mod stream;
 pub mod stun;
 mod tls;
+mod token;
 
 pub use ahoy_proto::session::{DeviceCredentials, Hello, ServiceCredentials};
 pub use arrive::{Arrived, CardBook, Incoming};

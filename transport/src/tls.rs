@@ -43,7 +43,7 @@ pub(crate) fn server(identity: &TlsIdentity) -> Result<QuicServerConfig, Error> 
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(ByAlpn { native: identity.certified() }));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // Connections die with the card's keys, so nothing is resumed, and 0-RTT stays off. [WIRE-HELLO-02]
+    // Connections die with the card's keys, so nothing is resumed, and 0-RTT stays off. [WIRE-HELLO-06]
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

@@ -103,3 +103,21 @@ async fn the_endpoint_fetches_cards_for_the_resolver() {
     let (fetched, _) = within(async { tokio::join!(fetch, arrive(&server)) }).await;
     assert!(matches!(fetched, Err(FetchError::Refused(fault)) if fault.code == ErrorCode::NameNotServed));
 }
+
+#[tokio::test]
+async fn a_client_that_came_before_is_spared_the_retry() {
+    let (client, server) = (endpoint(), endpoint());
+    for has_visited in [false, true] {
+        let dial = async {
+            let greeted = greet(&client, &server, Role::Device).await.expect("a greeting");
+            greeted.as_device(&device()).await.expect("a welcome").0
+        };
+        let accept = async {
+            let incoming = server.accept().await.expect("an open endpoint");
+            assert_eq!(incoming.has_visited(), has_visited);
+            let arrived = incoming.greet(&Book).await.expect("a good proof").expect("a device");
+            arrived.ready(v1::Ready::default()).await.expect("a live connection")
+        };
+        within(async { tokio::join!(dial, accept) }).await;
+    }
+}
