@@ -30,7 +30,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Decodes and checks an event. `[EVENT-PLACE-01]`
+    /// Decodes and checks an event. `[EVENT-ATTEST-02]`
     pub fn new(event: v1::Event, policy: &NamePolicy) -> Result<Self, Fault> {
         let body =
             v1::EventBody::decode(&event.body[..]).map_err(|_| malformed("the event does not decode"))?;
@@ -57,7 +57,7 @@ impl Checked {
     }
 }
 
-/// A conversation's id is a function of its parties. `[CONV-ID-04]`
+/// A conversation's id is a function of its parties. `[CONV-ID-03]`
 fn check_parties(id: &ConversationId, origin: &Address, to: &Address) -> Result<(), Fault> {
     let fits = match id.kind() {
         ConversationKind::Direct => *id == ConversationId::direct(origin, to),

@@ -28,7 +28,7 @@ pub struct Arrival<'a> {
     pub placed: v1::PlacedEvent,
 }
 
-/// Takes a placed event from a remote hub. `[EVENT-DELIVER-06]`
+/// Takes a placed event from a remote hub. `[EVENT-DELIVER-09]`
 pub fn accept(
     page: &mut Page<'_>,
     source: &Name,
@@ -120,6 +120,8 @@ fn settle(
     if !submission.settled {
         submission.settled = true;
         page.put_record(key, &submission);
+        let waited = page.now.as_millis().saturating_sub(submission.time_ms);
+        page.desk.metrics.placement_seconds.0.observe(waited as f64 / 1000.0);
         page.log(&submission.owner, origin, outcome)?;
     }
     Ok(Some(submission.owner))

@@ -32,6 +32,7 @@ use crate::outbox::Outbox;
 use crate::peer::Peers;
 use crate::session;
 use crate::store::Store;
+use crate::sweep;
 use crate::wake::Wakes;
 
 /// How long clients and peers are asked to stay away while the homeserver restarts.
@@ -97,6 +98,11 @@ pub async fn start(parts: Parts) -> anyhow::Result<Homeserver> {
     for served in house.names.values() {
         let outbox = served.outbox.clone();
         let house2 = house.clone();
+        let (house3, home) = (house.clone(), served.home.clone());
+        tasks.spawn("sweep", async move {
+            sweep::run(house3, home).await;
+            Ok(())
+        });
         tasks.spawn("outbox", async move {
             outbox.run(house2).await;
             Ok(())

@@ -36,7 +36,7 @@ impl Unsigned {
     }
 }
 
-/// Places an event, or recognises it as placed. `[CONV-HUB-01]`
+/// Places an event, or recognises it as placed. `[EVENT-PLACE-06]`
 pub fn place(page: &mut Page<'_>, checked: Checked) -> Outcome<()> {
     if checked.conversation.hub() != &page.desk.name {
         return Ok(Err(Fault::new(ErrorCode::WrongHub, "another name orders this conversation")));
@@ -67,7 +67,7 @@ pub fn place(page: &mut Page<'_>, checked: Checked) -> Outcome<()> {
 }
 
 /// The same message again: its origin is told the position once more; another message under its id is refused.
-/// `[EVENT-PLACE-03]`
+/// `[EVENT-PLACE-07]`
 fn repeat(page: &mut Page<'_>, checked: &Checked, placed: &Deduplication) -> Outcome<()> {
     if placed.event_id[..] != checked.id && placed.content_hash != checked.content_hash() {
         return Ok(Err(Fault::new(ErrorCode::ClientIdReused, "this client id was used for another message")));
@@ -120,7 +120,7 @@ pub fn may_be_delivered(page: &mut Page<'_>, checked: &Checked) -> Outcome<()> {
     Ok(Ok(()))
 }
 
-/// Takes the next position of the conversation. `[CONV-HUB-02]`
+/// Takes the next position of the conversation. `[EVENT-PLACE-06]`
 fn next_position(page: &mut Page<'_>, checked: &Checked) -> Result<(u64, u64, Bytes), StoreError> {
     let key = layout::conversation(&checked.conversation);
     let known: Option<Conversation> = page.record(&key)?;

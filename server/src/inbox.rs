@@ -52,7 +52,7 @@ pub struct Taken {
     pub stopped: Option<Fault>,
 }
 
-/// Opens a pipe: fences older ones off and says how far the source has come. `[EVENT-DELIVER-07]`
+/// Opens a pipe: fences older ones off and says how far the source has come. `[EVENT-DELIVER-01]`
 pub fn open(page: &mut Page<'_>, source: &Name, epoch: u64) -> Outcome<v1::PipeAccept> {
     let key = layout::received(source);
     let mut received: Received = page.record(&key)?.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Decides the order in which a name's data changes: one task per name takes what waits, builds one page of it,
 //! commits the page, and only then answers.
 //!
-//! Nothing is acknowledged before it is durable, and whoever waits together shares one commit. `[EVENT-DELIVER-01]`
+//! Nothing is acknowledged before it is durable, and whoever waits together shares one commit. `[EVENT-DELIVER-06]`
 
 use std::sync::Arc;
 

@@ -37,5 +37,6 @@ pub mod request;
 pub mod session;
 pub mod store;
 pub mod submit;
+pub mod sweep;
 pub mod sync;
 pub mod wake;

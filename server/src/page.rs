@@ -176,6 +176,7 @@ impl<'a> Page<'a> {
         let state = queue.state.clone();
         self.put_record(layout::queued(destination, seq), &item);
         self.put_record(layout::queue_state(destination), &state);
+        self.desk.metrics.items_queued.inc();
         self.woken.queues.insert(destination.clone());
         Ok(())
     }
@@ -184,6 +185,7 @@ impl<'a> Page<'a> {
     pub fn dequeue(&mut self, destination: &Name, seq: u64) -> Result<(), StoreError> {
         let queue = self.queue(destination)?;
         queue.length = queue.length.saturating_sub(1);
+        self.desk.metrics.items_queued.dec();
         self.delete(layout::queued(destination, seq));
         Ok(())
     }
@@ -204,7 +206,7 @@ impl<'a> Page<'a> {
     }
 
     /// The queue's counters. Numbers start from the clock after a restart, so that a queue restored from an old
-    /// backup does not hand out numbers that the receiver has seen. `[EVENT-DELIVER-04]`
+    /// backup does not hand out numbers that the receiver has seen. `[EVENT-DELIVER-07]`
     fn queue(&mut self, destination: &Name) -> Result<&mut Queue, StoreError> {
         if !self.memory.queues.contains_key(destination) {
             let state: Option<QueueState> = self.record(&layout::queue_state(destination))?;

@@ -43,7 +43,7 @@ enum Way {
     Unknown { to: Address },
 }
 
-/// Takes a submission: durable when the page is. `[EVENT-DELIVER-01]`
+/// Takes a submission: durable when the page is. `[EVENT-DELIVER-06]`
 pub fn submit(page: &mut Page<'_>, speaker: &Speaker, submit: v1::Submit) -> Outcome<v1::SubmitAck> {
     if let Err(fault) = check(&submit) {
         return Ok(Err(fault));

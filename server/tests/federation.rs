@@ -1,6 +1,10 @@
 //! Messages and calls between two homeservers, over real endpoints on loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 mod world;
+
+use std::sync::Arc;
 
 use ahoy_proto::invite::{InviteBody, unsigned_invite};
 use ahoy_proto::time::Clock as _;
@@ -9,6 +13,7 @@ use ahoy_proto::v1::sync_item::Item;
 use ahoy_proto::v1::{self, ErrorCode, HangupReason, request, response};
 use ahoy_transport::clock::SystemClock;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use prost::Message as _;
 use world::{Client, Leg, Server, World, address, soon, text};
 
@@ -113,6 +118,52 @@ async fn what_waits_for_a_dead_peer_arrives_in_order_and_once_when_it_returns() 
     for id in 0..=200 {
         assert_eq!(body_text(&event(log.next().await.item.unwrap())), id.to_string());
     }
+    home.stop().await;
+    bank.stop().await;
+}
+
+/// Submits messages `from..to`, many at once, each again until it is acknowledged.
+async fn flood(device: &Arc<Client>, from: u64, to: u64) {
+    let messages = futures_util::stream::iter(from..to);
+    let each = messages.map(|id| {
+        let device = device.clone();
+        async move { device.submit(text(id, SUPPORT, &id.to_string())).await.unwrap() }
+    });
+    each.buffer_unordered(48).collect::<Vec<_>>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_messages_arrive_once_in_order_although_the_hub_restarts_in_between() {
+    const COUNT: u64 = 10_000;
+    let world = World::start().await;
+    let device = Arc::new(world.home.device(CALLER, 1).await);
+    let bot = world.bank.service("bot", 2, false, true).await;
+    drop(bot);
+    let begun = tokio::time::Instant::now();
+    flood(&device, 0, COUNT / 2).await;
+    let World { dir, table, home, bank } = world;
+    let port = bank.addr.port();
+    bank.stop().await;
+    flood(&device, COUNT / 2, COUNT).await;
+    let bank = Server::start(&dir.path().join("bank"), "bank.example", &table, port).await;
+    let bot = bank.service("bot", 2, false, true).await;
+    let mut log = bot.sync(0).await;
+    let mut heard = Vec::new();
+    while heard.len() < COUNT as usize {
+        heard.push(event(log.next().await.item.unwrap()).client_id);
+    }
+    let elapsed = begun.elapsed();
+    println!("{COUNT} messages and a restart in {elapsed:?}");
+    let mut log = device.sync(0).await;
+    let (mut sent, mut placed) = (Vec::new(), 0);
+    while placed < COUNT {
+        match log.next().await.item {
+            Some(Item::Pending(pending)) => sent.push(pending.client_id),
+            Some(Item::Placed(_)) => placed += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(heard, sent, "in the order in which they became durable, none missing, none twice");
     home.stop().await;
     bank.stop().await;
 }

@@ -1,6 +1,8 @@
 //! What the ledgers of two names do with messages, without any wire between them: every step is one commit, and
 //! every step may happen twice.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

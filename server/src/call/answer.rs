@@ -59,7 +59,7 @@ pub async fn run(
 }
 
 /// The clients that answer for `to`, or the end that the caller is told. A line's state is said openly, a person's is
-/// not. `[CALL-BRANCH-02]`
+/// not. `[CALL-BRANCH-10]`
 fn answerers(
     house: &House,
     home: &Home,

@@ -30,7 +30,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Pause between tries to reach the other side again.
 const AGAIN: Duration = Duration::from_millis(300);
 
-/// Who opened a hop; only they may resume it. `[CALL-RESUME-03]`
+/// Who opened a hop; only they may resume it. `[CALL-RESUME-04]`
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Opener {
     /// A device or service, by owner and key.

@@ -131,10 +131,15 @@ impl Pump {
             let more = self.fill(carrier, &mut flight).await?;
             let idle = flight.sent.is_empty();
             tokio::select! {
-                acks = carrier.acks(), if !idle => {
-                    self.settle(&mut flight, acks?).await?;
-                    backoff.heard();
-                }
+                acks = carrier.acks() => match acks {
+                    Ok(acks) => {
+                        self.settle(&mut flight, acks).await?;
+                        backoff.heard();
+                    }
+                    // A pipe that ends while nothing is on the way is opened again when it is needed.
+                    Err(_) if idle => return Ok(()),
+                    Err(fault) => return Err(fault),
+                },
                 () = self.line.work.notified(), if !more => {}
                 () = sleep(IDLE), if idle => {
                     carrier.finish();
@@ -306,6 +311,7 @@ fn acknowledge(
         let Ok(origin) = Address::from_wire(&body.origin, &page.desk.policy) else { continue };
         follow::fail(page, &origin, &body, &fault)?;
     }
+    page.desk.metrics.items_delivered.inc_by(done.len() as u64);
     for seq in done {
         page.dequeue(destination, *seq)?;
     }
