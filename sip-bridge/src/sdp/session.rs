@@ -125,7 +125,8 @@ impl LocalMedia {
             if index == chosen.index {
                 sections += &self.audio_section(&section.protocol, &formats, direction);
             } else {
-                let formats = if section.formats.is_empty() { "0".to_owned() } else { section.formats.join(" ") };
+                let formats =
+                    if section.formats.is_empty() { "0".to_owned() } else { section.formats.join(" ") };
                 let _ = write!(sections, "m={} 0 {} {formats}\r\n", section.kind, section.protocol);
             }
         }
@@ -210,10 +211,7 @@ fn plan(chosen: &Chosen<'_>, receive: u8, dtmf_receive: Option<u8>, direction: D
         remote_rtcp: chosen.section.rtcp_address(),
         codec: chosen.codec,
         audio: Profile { send: chosen.payload_type, receive },
-        dtmf: chosen
-            .dtmf
-            .zip(dtmf_receive)
-            .map(|(send, receive)| Profile { send, receive }),
+        dtmf: chosen.dtmf.zip(dtmf_receive).map(|(send, receive)| Profile { send, receive }),
         direction,
     }
 }
@@ -227,7 +225,8 @@ mod tests {
     }
 
     fn read(media: &str) -> Description {
-        let text = format!("v=0\r\no=- 1 1 IN IP4 198.51.100.7\r\ns=-\r\nc=IN IP4 198.51.100.7\r\nt=0 0\r\n{media}");
+        let text =
+            format!("v=0\r\no=- 1 1 IN IP4 198.51.100.7\r\ns=-\r\nc=IN IP4 198.51.100.7\r\nt=0 0\r\n{media}");
         Description::parse(text.as_bytes()).unwrap()
     }
 
@@ -289,8 +288,12 @@ mod tests {
 
     #[test]
     fn refuses_encrypted_and_foreign_codecs() {
-        for media in ["m=audio 4000 RTP/SAVP 8\r\n", "m=audio 4000 RTP/AVP 9\r\n", "m=audio 0 RTP/AVP 8\r\n",
-            "m=audio 4000 RTP/AVP 97\r\na=rtpmap:97 PCMA/16000\r\n"] {
+        for media in [
+            "m=audio 4000 RTP/SAVP 8\r\n",
+            "m=audio 4000 RTP/AVP 9\r\n",
+            "m=audio 0 RTP/AVP 8\r\n",
+            "m=audio 4000 RTP/AVP 97\r\na=rtpmap:97 PCMA/16000\r\n",
+        ] {
             assert_eq!(local(&Codec::ALL).answer(&read(media)), Err(NoMedia), "{media}");
         }
     }

@@ -464,3 +464,7 @@ pub(super) fn fuzz(data: &[u8]) {
 #[cfg(test)]
 #[path = "agent_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "torture_tests.rs"]
+mod torture;

@@ -30,7 +30,7 @@ const INCOMING: usize = 64;
 const BATCH: usize = 64;
 
 /// One SIP call leg; the seam at which the SIP library could be replaced.
-pub trait SipLeg: Send {
+pub trait SipLeg: Send + Sync {
     /// Gives a leg from the trunk its audio; see [`Agent::attach_media`].
     fn attach(&self, media: LocalMedia) -> Result<Option<MediaPlan>, AgentError>;
     /// 180.

@@ -68,7 +68,10 @@ impl Agent {
             return false;
         }
         let request = match message {
-            Message::Response(response) => return trusted && validate_response(response).is_empty(),
+            Message::Response(response) => {
+                let ours = message::came_back(response, self.config.advertised);
+                return trusted && ours && validate_response(response).is_empty();
+            }
             Message::Request(request) => request,
         };
         if trusted && self.transactions.knows(request) {

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use sipx_sip::headers::{From as FromHeader, To as ToHeader, first_hop_end};
 use sipx_sip::{
-    Header, HeaderName, Headers, Host, Limits, Message, Request, ResponseBuilder, StatusCode, Uri, Via,
-    parse_datagram,
+    Header, HeaderName, Headers, Host, Limits, Message, Request, Response, ResponseBuilder, StatusCode, Uri,
+    Via, parse_datagram,
 };
 
 use super::flow::Flow;
@@ -103,7 +103,8 @@ pub fn respond_tagged(request: &Request, status: u16, tag: &str) -> Option<Respo
     }
     let mut to = request.headers.value(&HeaderName::To)?.into_owned();
     to.extend_from_slice(format!(";tag={tag}").as_bytes());
-    builder.set_header(&HeaderName::To, to).ok()
+    // A `To` that may be read but not written (an escaped NUL) is answered without a tag.
+    builder.set_header(&HeaderName::To, to).ok().or_else(|| respond(request, status))
 }
 
 /// Marks the topmost `Via` with where the request really came from (RFC 3261 section 18.2.1,
@@ -144,6 +145,17 @@ pub fn mark_received(request: &mut Request, source: SocketAddr) {
     match Header::build(HeaderName::Via, value) {
         Ok(header) => request.headers.push_front(header),
         Err(_) => request.headers.push_front(first),
+    }
+}
+
+/// Whether the topmost `Via` of a response is ours (RFC 3261 section 18.1.2).
+pub fn came_back(response: &Response, advertised: SocketAddr) -> bool {
+    match response.headers.typed::<Via>() {
+        Some(Ok(via)) => {
+            let host = matches!(&via.host, Host::Ip(ip) if *ip == advertised.ip());
+            host && via.port.unwrap_or(5060) == advertised.port()
+        }
+        _ => false,
     }
 }
 

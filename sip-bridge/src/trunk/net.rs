@@ -35,7 +35,9 @@ impl Net {
     /// Whether the address is in the network; never for another family.
     pub fn contains(&self, address: IpAddr) -> bool {
         let (ours, theirs, longest) = match (self.address, address) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => (u128::from(ours.to_bits()), u128::from(theirs.to_bits()), 32),
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                (u128::from(ours.to_bits()), u128::from(theirs.to_bits()), 32)
+            }
             (IpAddr::V6(ours), IpAddr::V6(theirs)) => (ours.to_bits(), theirs.to_bits(), 128),
             _ => return false,
         };
@@ -57,7 +59,10 @@ mod tests {
             ("fd00::/8", "fdff::", "10.0.0.1"),
         ] {
             let net = Net::try_from(net.to_owned()).unwrap();
-            assert!(net.contains(inside.parse().unwrap()) && !net.contains(outside.parse().unwrap()), "{net:?}");
+            assert!(
+                net.contains(inside.parse().unwrap()) && !net.contains(outside.parse().unwrap()),
+                "{net:?}"
+            );
         }
         assert!(Net::try_from("0.0.0.0/0".to_owned()).unwrap().contains("8.8.8.8".parse().unwrap()));
     }

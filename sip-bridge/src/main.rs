@@ -1,0 +1,37 @@
+//! `ahoy-bridge --config bridge.toml`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ahoy_bridge::config::BridgeConfig;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// SIP and RTP on one side, an ordinary Ahoy service on the other.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file; relative paths in it start at its folder.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match start(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ahoy-bridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = BridgeConfig::load(&arguments.config)?;
+    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(ahoy_bridge::lifecycle::run(config))
+}
