@@ -11,8 +11,9 @@ use ahoy_proto::fault::Fault;
 use ahoy_proto::name::{Name, NamePolicy};
 use ahoy_proto::time::{Clock, Entropy};
 use ahoy_proto::v1::{self, ErrorCode, Role};
+pub use ahoy_resolver::DnsConfig;
 use ahoy_resolver::{
-    DnsConfig, DnsView, Explanation, FilePins, HickoryView, PinStore, Resolution, Resolver, ResolverLimits,
+    DnsView, Explanation, FilePins, HickoryView, PinStore, Resolution, Resolver, ResolverLimits,
 };
 use ahoy_transport::clock::{OsEntropy, SystemClock};
 use ahoy_transport::{Endpoint, EndpointConfig, Greeted, Hello, TlsIdentity};
