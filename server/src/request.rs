@@ -154,7 +154,12 @@ async fn answer_who(house: &House, who: &v1::Who) -> Result<response::Response, 
     let address = Address::parse(&who.address, &house.policy)?;
     let local = address.local().map_or("", |local| local.as_str());
     let (level, card) = match house.names.get(address.name()) {
-        Some(_) => ("Secure".to_owned(), own_card(house, address.name())?),
+        Some(_) => {
+            // How others see our own name; nothing is said when they cannot.
+            let seen = house.keys.resolution(address.name()).await;
+            let level = seen.map(|resolution| resolution.level.to_string()).unwrap_or_default();
+            (level, own_card(house, address.name())?)
+        }
         None => {
             let resolution = house.keys.resolution(address.name()).await?;
             (resolution.level.to_string(), resolution.card.card.clone())

@@ -12,6 +12,7 @@ use ahoy_proto::limit;
 use ahoy_proto::name::Name;
 use ahoy_proto::v1::{self, pipe_item};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use prost::Message;
 use tokio::time::sleep;
 
@@ -85,6 +86,8 @@ impl Pump {
             status.next_retry = Some(next);
             status.last_error = Some(fault);
         }
+        // What was heard before the failure is no reason to try again at once.
+        let _ = self.line.heard.notified().now_or_never();
         tokio::select! {
             () = sleep(next.since(now)) => {}
             () = self.line.heard.notified() => backoff.heard(),
