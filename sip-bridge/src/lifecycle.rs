@@ -29,6 +29,7 @@ pub async fn run(config: BridgeConfig) -> anyhow::Result<()> {
     let policy = config.policy();
     let trunks = trunk::load_folder(&config.trunks, &name, &policy)?;
     let addresses: Vec<_> = trunks.iter().flat_map(trunk::Trunk::lines).cloned().collect();
+    private_folder(&config.data_dir)?;
     let network = Network::open(NetworkConfig {
         data_dir: config.data_dir.clone(),
         dns: config.dns.clone(),
@@ -133,6 +134,14 @@ async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn private_folder(folder: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("data_dir = {}", folder.display()))
+}
+
 /// The service's key: read, or made at the first start. Mode 0600.
 fn service_key(folder: &Path, entropy: &dyn Entropy) -> anyhow::Result<SigningKey> {
     use std::io::Write;
@@ -147,7 +156,7 @@ fn service_key(folder: &Path, entropy: &dyn Entropy) -> anyhow::Result<SigningKe
         let text = Zeroizing::new(std::fs::read_to_string(&path).with_context(|| shown.to_string())?);
         return SigningKey::from_key_file(&text).with_context(|| shown.to_string());
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    private_folder(folder)?;
     let key = SigningKey::generate(entropy);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     file.write_all(key.to_key_file().as_bytes())?;

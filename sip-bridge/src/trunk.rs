@@ -19,8 +19,9 @@ mod net;
 
 pub use net::Net;
 
-/// Never dialled, whatever a table says: calls to them must not depend on this software.
-const EMERGENCY: [&str; 6] = ["112", "911", "999", "000", "110", "119"];
+/// Never dialled, whatever a table says: calls to them must not depend on this software. The two that
+/// are emergency numbers in most of the world and not somebody's extension.
+const EMERGENCY: [&str; 2] = ["112", "911"];
 
 /// One file of `trunks.d`, as written.
 #[derive(Debug, Clone, Deserialize)]
