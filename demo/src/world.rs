@@ -12,6 +12,7 @@ use crate::{
 /// How long a program may take until it says that it is ready.
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(10);
+const DNS_PORT: u16 = 5300;
 /// The tone that the desk phone plays, in hertz.
 pub const PHONE_HZ: u32 = 620;
 
@@ -165,8 +166,12 @@ impl World {
                     format!("{address}:2469"),
                     "--http-listen".into(),
                     format!("{address}:2470"),
-                    "--allow-special-use".into(),
+                    "--special-use-allowed".into(),
                     "example".into(),
+                    "--dns-server".into(),
+                    format!("{}:{DNS_PORT}", self.addresses.dns),
+                    "--trust-anchor".into(),
+                    self.layout.text("dns/anchor.key"),
                 ],
             ))
             .await?;
@@ -174,7 +179,6 @@ impl World {
         let anchor = anchor.with_context(|| format!("`ahoyd init` printed no anchor:\n{output}"))?;
         self.anchors.insert(name, anchor.to_owned());
         let mut text = std::fs::read_to_string(&config)?;
-        write!(text, "{}", self.dns_section())?;
         if name == BANK {
             let bot = if self.options.bot { ", \"service:bot\"" } else { "" };
             for (local, _) in self.bank_lines() {
@@ -208,13 +212,9 @@ impl World {
         format!(
             "\n[dns]\nservers = [\"{}:{}\"]\ntrust_anchor = \"{}\"\n",
             self.addresses.dns,
-            self.dns_port(),
+            DNS_PORT,
             self.layout.text("dns/anchor.key")
         )
-    }
-
-    fn dns_port(&self) -> u16 {
-        5300
     }
 
     async fn start_dns(&mut self) -> anyhow::Result<()> {
