@@ -2,6 +2,7 @@
 //! whose card was verified before anything was proved to it ([WIRE-AUTH-20], spec section 3.3).
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,9 @@ impl Network {
         let dir = config.data_dir.display().to_string();
         let local = |error: &dyn std::fmt::Display| ClientError::local(dir.clone(), error.to_string());
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
+        // Keys and pins lie here: nobody else's business.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir);
+        made.map_err(|e| local(&e))?;
         let identity = TlsIdentity::load_or_create(&config.data_dir, &*entropy).map_err(|e| local(&e))?;
         let pins = FilePins::open(config.data_dir.join("pins")).map_err(|e| local(&e))?;
         let view = HickoryView::new(&config.dns).map_err(|e| ClientError::local("[dns]", e.to_string()))?;

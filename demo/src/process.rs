@@ -89,8 +89,8 @@ impl Process {
         let mut readers = JoinSet::new();
         let stdout = child.stdout.take().context("stdout is piped")?;
         let stderr = child.stderr.take().context("stderr is piped")?;
-        readers.spawn(copy_lines(stdout, open_log(&log).await?, Some(to_reader)));
-        readers.spawn(copy_lines(stderr, open_log(&log).await?, None));
+        readers.spawn(copy_lines(stdout, open_log(&log).await?, to_reader.clone()));
+        readers.spawn(copy_lines(stderr, open_log(&log).await?, to_reader));
         let stdin = child.stdin.take();
         Ok(Self { name, child, stdin, lines, log, readers })
     }
@@ -115,7 +115,7 @@ impl Process {
         Ok(stdin.flush().await?)
     }
 
-    /// The next line of its standard output for which `wanted` gives a value.
+    /// The next line of its output for which `wanted` gives a value.
     ///
     /// # Errors
     /// When it does not come within `deadline`, or the program ends first; the message says what was awaited and
@@ -189,19 +189,13 @@ async fn open_log(path: &Path) -> anyhow::Result<tokio::fs::File> {
     open.with_context(|| format!("cannot write the log {}", path.display()))
 }
 
-async fn copy_lines(
-    from: impl AsyncRead + Unpin,
-    mut log: tokio::fs::File,
-    to: Option<mpsc::Sender<String>>,
-) {
+async fn copy_lines(from: impl AsyncRead + Unpin, mut log: tokio::fs::File, to: mpsc::Sender<String>) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         // A full disk must not stop the program that is watched.
         let _ = log.write_all(format!("{line}\n").as_bytes()).await;
         let _ = log.flush().await;
-        if let Some(to) = &to {
-            // At 4,096 unread lines the rest is in the log alone.
-            let _ = to.try_send(line);
-        }
+        // At 4,096 unread lines the rest is in the log alone.
+        let _ = to.try_send(line);
     }
 }

@@ -193,12 +193,12 @@ impl World {
 
     /// The company's lines and the extensions behind them.
     fn bank_lines(&self) -> Vec<(&'static str, &'static str)> {
-        let mut lines = vec![("support", "200"), ("busy", "201"), ("unknown", "999"), ("ringing", "202")];
+        let mut lines = vec![("support", "200"), ("busy", "201"), ("unknown", "799"), ("ringing", "202")];
         if self.options.pbx == Pbx::Asterisk {
             lines = vec![
                 ("support", "200"),
                 ("busy", "605"),
-                ("unknown", "999"),
+                ("unknown", "799"),
                 ("ringing", "608"),
                 ("echo", "600"),
                 ("announcement", "603"),
@@ -328,7 +328,7 @@ impl World {
             self.layout.text("bridge/bridge.toml"),
         ];
         let bridge = self.run(Spec::new("bridge", command)).await?;
-        bridge.expect("ready line", START, |line| line.contains("ready").then_some(())).await
+        bridge.expect("sign-in", START, |line| line.contains("is ready").then_some(())).await
     }
 
     async fn start_pbx(&mut self) -> anyhow::Result<()> {

@@ -200,16 +200,13 @@ async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let source = Arc::new(endpoint.clone());
     let resolver = Resolver::new(view, Arc::new(pins), source, clock.clone(), ResolverLimits::default());
 
+    let udp = endpoint.local_addr();
+    let names: Vec<String> = config.names.iter().map(ToString::to_string).collect();
     let metrics = Metrics::default();
     let listener = TcpListener::bind(config.http_listen)
         .await
         .with_context(|| format!("http_listen {} cannot be used", config.http_listen))?;
-    tracing::info!(
-        udp = %endpoint.local_addr(),
-        http = %listener.local_addr()?,
-        names = ?config.names.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
-        "ahoyd {}", env!("CARGO_PKG_VERSION"),
-    );
+    let http = listener.local_addr()?;
     http::serve(
         listener,
         Pages { registry: metrics.registry(store.clone()), store: store.clone(), tasks: tasks.clone() },
@@ -227,6 +224,12 @@ async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         metrics,
     })
     .await?;
+    tracing::info!(
+        %udp,
+        %http,
+        names = ?names,
+        "ready: ahoyd {}", env!("CARGO_PKG_VERSION"),
+    );
     lifecycle.run(signals, || homeserver.idle(), config.drain).await?;
     homeserver.close().await;
     tracing::info!("stopped");

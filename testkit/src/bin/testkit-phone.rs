@@ -35,7 +35,7 @@ impl Entropy for OsEntropy {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let path = Arguments::parse().config;
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let config: PhoneConfig = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
