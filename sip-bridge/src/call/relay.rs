@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ahoy_proto::time::{Clock, Timestamp};
+use ahoy_proto::time::Clock;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,17 +17,10 @@ use crate::rtp::{DtmfReader, Packet, Received, RtpLeg, recode};
 /// What went through the WebRTC leg, beyond the hub's own counters.
 #[derive(Debug, Default)]
 pub struct Marks {
-    first_in: std::sync::OnceLock<Timestamp>,
-    first_out: std::sync::OnceLock<Timestamp>,
     recoded: AtomicBool,
 }
 
 impl Marks {
-    /// Time of the first packet from the network and to it.
-    pub fn first(&self) -> (Option<Timestamp>, Option<Timestamp>) {
-        (self.first_in.get().copied(), self.first_out.get().copied())
-    }
-
     /// Whether A-law and mu-law were exchanged.
     pub fn recoded(&self) -> bool {
         self.recoded.load(Ordering::Relaxed)
@@ -47,7 +40,6 @@ pub struct ToSip {
 impl RtpSink for ToSip {
     fn rtp(&self, packet: RtpPacket<'_>) {
         let now = self.clock.now();
-        self.marks.first_in.get_or_init(|| now);
         let out = Packet {
             marker: packet.marker,
             payload_type: 0,
@@ -101,7 +93,6 @@ pub async fn to_rtc(
                     }
                     _ => None,
                 };
-                marks.first_out.get_or_init(|| clock.now());
                 rtc.rtp(RtpPacket {
                     encoding,
                     ssrc: packet.ssrc,

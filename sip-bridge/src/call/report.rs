@@ -1,5 +1,7 @@
 //! What is remembered of a call while it lasts, and its CDR at the end.
 
+use std::time::Duration;
+
 use ahoy_proto::time::{Clock, Timestamp};
 use ahoy_proto::v1::HangupReason;
 
@@ -75,17 +77,18 @@ impl Report {
         self.record.recoded = marks.recoded();
         let stats = rtc.stats();
         let (ours, theirs) = stats.selected_pair.unzip();
-        let (first_in, first_out) = marks.first();
-        let leg = |packets, first: Option<Timestamp>| Traffic {
+        // The WebRTC leg counts from its creation, which is the first thing that a call does.
+        let start = self.record.start_ms;
+        let leg = |packets, first: Option<Duration>| Traffic {
             packets,
             bytes: 0,
-            first_ms: first.map(Timestamp::as_millis),
+            first_ms: first.map(|after| start + u64::try_from(after.as_millis()).unwrap_or(0)),
             advertised: None,
             actual: None,
         };
         self.record.rtc = Leg {
-            received: Traffic { advertised: ours, actual: theirs, ..leg(stats.packets_in, first_in) },
-            sent: Traffic { advertised: theirs, actual: theirs, ..leg(stats.packets_out, first_out) },
+            received: Traffic { advertised: ours, actual: theirs, ..leg(stats.packets_in, stats.first_in) },
+            sent: Traffic { advertised: theirs, actual: theirs, ..leg(stats.packets_out, stats.first_out) },
         };
         self.record.ice_pair = stats.selected_pair;
     }
