@@ -51,7 +51,7 @@ pub struct ServiceLogin {
 }
 
 /// Signs a device in, enrolling it when it brings a token. Returns the head of the account's sync log.
-/// `[WIRE-AUTH-05]`
+/// `[WIRE-AUTH-10]`
 pub fn sign_in_device(page: &mut Page<'_>, login: &DeviceLogin) -> Outcome<u64> {
     let owner = login.account.to_string();
     let key = layout::device(&login.account, &login.key);
@@ -144,7 +144,7 @@ fn enrolled(page: &Page<'_>, login: &ServiceLogin, known: Option<Service>) -> Ou
     }))
 }
 
-/// Uses a token up. `[WIRE-AUTH-06]`
+/// Uses a token up. `[WIRE-AUTH-11]`
 fn spend(page: &mut Page<'_>, invite: &Invite, wanted: &Grant) -> Outcome<()> {
     if invite.grant != *wanted {
         return Ok(Err(InviteError::OtherGrant.fault()));

@@ -137,7 +137,7 @@ fn says(anchor: &Anchor, config: &Config, name: &Name, key: &SigningKey) -> bool
         && anchor.capabilities.as_deref() == Some(&capabilities(config, name))
 }
 
-/// Letters of the anchor's `c` tag: messages and calls always, `s` when a PBX answers a line. `[NAME-ANCHOR-01]`
+/// Letters of the anchor's `c` tag: messages and calls always, `s` when a PBX answers a line. `[NAME-ANCHOR-04]`
 pub fn capabilities(config: &Config, name: &Name) -> String {
     let has_pbx = config.lines_of(name).any(|line| line.kind == LineKind::Pbx);
     if has_pbx { "mcs".into() } else { "mc".into() }

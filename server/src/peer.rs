@@ -1,5 +1,5 @@
 //! Decides how this homeserver reaches others and whom it believes to be one: the TLS key of the connection must be
-//! in the name's card, on both sides. `[WIRE-AUTH-03]`
+//! in the name's card, on both sides. `[WIRE-AUTH-08]`
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -171,7 +171,7 @@ fn is_authentic(house: &House, resolution: &Resolution, greeted: &Greeted) -> Re
     }
 }
 
-/// The name of a claimed card, when a connection with this TLS key may speak for it. `[WIRE-AUTH-04]`
+/// The name of a claimed card, when a connection with this TLS key may speak for it. `[WIRE-AUTH-09]`
 pub async fn believe(house: &House, claim: &v1::Signed, spki: Option<[u8; 32]>) -> Result<Name, Fault> {
     use prost::Message as _;
     let refused = |what: String| Fault::new(ErrorCode::ClaimRefused, what);

@@ -222,7 +222,7 @@ async fn homeserver(house: Arc<House>, arrived: Arrived, claims: v1::ServerAuth)
 }
 
 /// The claims that are believed. A stranger causes one lookup; once a name is believed, the others are looked up too.
-/// `[WIRE-AUTH-02]`
+/// `[WIRE-AUTH-12]`
 async fn believed(house: &House, arrived: &Arrived, claims: v1::ServerAuth) -> (Vec<Name>, Option<Fault>) {
     let mut names = Vec::new();
     for claim in claims.claims.into_iter().filter_map(|claim| claim.card) {
