@@ -30,6 +30,7 @@ use crate::dial::{self, Greeted};
 use crate::error::{BindError, Closed, ConnectError, code};
 use crate::identity::TlsIdentity;
 use crate::limits::TransportLimits;
+use crate::reset::endpoint_config;
 use crate::socket::SharedSocket;
 use crate::tls;
 use crate::token::UsedTokens;
@@ -129,7 +130,7 @@ impl Endpoint {
         let budget = ReplyBudget::new(limits.stun_per_prefix, limits.stun_in_all);
         let shared = Arc::new(SharedSocket::new(socket, budget));
         let server = if config.accept { Some(server_config(&config)?) } else { None };
-        let mut quic_config = quinn::EndpointConfig::default();
+        let mut quic_config = endpoint_config(config.identity.reset_key(), config.entropy.clone());
         // The first byte tells QUIC from STUN only while the fixed bit is set (RFC 9443 section 3).
         quic_config.grease_quic_bit(false);
         let quic =

@@ -13,6 +13,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use crate::reset::ResetKey;
 use crate::tls::spki_sha256;
 
 /// The file inside the data folder.
@@ -22,10 +23,17 @@ const PKCS8_HEADER: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// An ed25519 key with a self-signed certificate. Cloning shares the key.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TlsIdentity {
     certified: Arc<CertifiedKey>,
     spki: [u8; 32],
+    reset: Arc<ResetKey>,
+}
+
+impl std::fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsIdentity").field("spki", &self.spki).finish_non_exhaustive()
+    }
 }
 
 /// Why an identity could not be made or loaded. All of these are local faults.
@@ -97,6 +105,11 @@ impl TlsIdentity {
         self.certified.clone()
     }
 
+    /// What signs this endpoint's stateless resets.
+    pub(crate) fn reset_key(&self) -> Arc<ResetKey> {
+        self.reset.clone()
+    }
+
     fn from_key(key: &KeyPair) -> Result<Self, IdentityError> {
         let unusable = |e: &dyn std::fmt::Display| IdentityError::Unusable(e.to_string());
         let params = CertificateParams::new(vec!["ahoy.invalid".to_owned()]).map_err(|e| unusable(&e))?;
@@ -104,7 +117,8 @@ impl TlsIdentity {
         let pkcs8 = Zeroizing::new(key.serialize_der());
         let signer = any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8.as_slice())).map_err(|e| unusable(&e))?;
         let spki = spki_sha256(&certificate).map_err(|e| unusable(&e))?;
-        Ok(Self { certified: Arc::new(CertifiedKey::new(vec![certificate], signer)), spki })
+        let reset = Arc::new(ResetKey::derive(&pkcs8));
+        Ok(Self { certified: Arc::new(CertifiedKey::new(vec![certificate], signer)), spki, reset })
     }
 }
 

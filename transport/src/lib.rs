@@ -17,6 +17,7 @@ mod error;
 mod hostile;
 pub mod identity;
 mod limits;
+mod reset;
 mod socket;
 mod stream;
 pub mod stun;

@@ -2,4 +2,5 @@
 
 mod fixture;
 mod handshake;
+mod restart;
 mod stream;
