@@ -49,6 +49,8 @@ pub struct Options {
     pub under: BTreeMap<String, Vec<String>>,
     /// Write line targets with the bot too (off: the bridge alone).
     pub bot: bool,
+    /// Lines of the homeservers' `[limits]`, instead of their defaults.
+    pub limits: String,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
             tcp: false,
             under: BTreeMap::new(),
             bot: true,
+            limits: String::new(),
         }
     }
 }
@@ -88,17 +91,25 @@ impl World {
     /// # Errors
     /// When a part does not start; the message names it and its log.
     pub async fn start(&mut self) -> anyhow::Result<()> {
-        self.initialise(HOME, "home", self.addresses.home).await?;
-        self.initialise(BANK, "bank", self.addresses.bank).await?;
-        self.start_dns().await?;
-        self.start_homeserver("home").await?;
-        self.start_homeserver("bank").await?;
+        self.start_homeservers().await?;
         self.write_client("caller", self.addresses.client)?;
         self.write_client("support", self.addresses.client)?;
         self.start_pbx().await?;
         let lines = self.bank_lines();
         self.write_bridge(&lines).await?;
         self.start_bridge().await
+    }
+
+    /// Starts DNS and the two homeservers alone.
+    ///
+    /// # Errors
+    /// As [`World::start`].
+    pub async fn start_homeservers(&mut self) -> anyhow::Result<()> {
+        self.initialise(HOME, "home", self.addresses.home).await?;
+        self.initialise(BANK, "bank", self.addresses.bank).await?;
+        self.start_dns().await?;
+        self.start_homeserver("home").await?;
+        self.start_homeserver("bank").await
     }
 
     /// A part that runs.
@@ -179,6 +190,9 @@ impl World {
         let anchor = anchor.with_context(|| format!("`ahoyd init` printed no anchor:\n{output}"))?;
         self.anchors.insert(name, anchor.to_owned());
         let mut text = std::fs::read_to_string(&config)?;
+        if !self.options.limits.is_empty() {
+            write!(text, "\n[limits]\n{}\n", self.options.limits)?;
+        }
         if name == BANK {
             let bot = if self.options.bot { ", \"service:bot\"" } else { "" };
             for (local, _) in self.bank_lines() {
@@ -209,8 +223,13 @@ impl World {
     }
 
     fn dns_section(&self) -> String {
+        format!("\n[dns]\n{}", self.dns_values())
+    }
+
+    /// The lines of every program's `[dns]` section.
+    pub fn dns_values(&self) -> String {
         format!(
-            "\n[dns]\nservers = [\"{}:{}\"]\ntrust_anchor = \"{}\"\n",
+            "servers = [\"{}:{}\"]\ntrust_anchor = \"{}\"\n",
             self.addresses.dns,
             DNS_PORT,
             self.layout.text("dns/anchor.key")

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use ahoy_demo::{
-    conform,
+    conform, crash,
     layout::{Addresses, Layout},
     main_job::{self, CALLER_HZ},
     peers,
@@ -13,10 +13,10 @@ use clap::Parser;
 use tokio::time::Instant;
 
 #[derive(Parser)]
-#[command(about = "The main job against Asterisk, NSD, baresip and NAT")]
+#[command(about = "The main job against Asterisk, NSD, baresip and NAT, and messages through crashes")]
 struct Arguments {
-    /// The suites to run, all without it: asterisk, asterisk-defaults, asterisk-tcp, nsd, nat. `conform` runs the
-    /// conformance suite against our own homeserver instead.
+    /// The suites to run, all without it: asterisk, asterisk-defaults, asterisk-tcp, nsd, nat, kill9.
+    /// `conform` runs the conformance suite against our own homeserver instead.
     suites: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ impl Tally {
 async fn main() -> ExitCode {
     let suites = Arguments::parse().suites;
     let mut tally = Tally { passed: 0, failed: 0 };
-    let known: [Suite; 5] = [
+    let known: [Suite; 6] = [
         ("asterisk", || Options { pbx: Pbx::Asterisk, ..Options::default() }),
         ("asterisk-defaults", || Options {
             pbx: Pbx::Asterisk,
@@ -58,6 +58,7 @@ async fn main() -> ExitCode {
         ("asterisk-tcp", || Options { pbx: Pbx::Asterisk, tcp: true, ..Options::default() }),
         ("nsd", || Options { dns: Dns::Nsd, ..Options::default() }),
         ("nat", Options::default),
+        ("kill9", || Options { limits: crash::LIMITS.to_owned(), ..Options::default() }),
     ];
     if suites.first().is_some_and(|s| s == "conform") {
         return conform::run().await;
@@ -93,7 +94,7 @@ async fn run_suite(name: &str, mut options: Options, tally: &mut Tally) {
         tally.note(&format!("{name}: namespaces"), nat.up(&layout)).await;
     }
     let mut world = World::new(layout, addresses, options);
-    let started = world.start().await;
+    let started = if name == "kill9" { world.start_homeservers().await } else { world.start().await };
     let up = started.is_ok();
     tally.note(&format!("{name}: start"), async { started.map(|()| String::new()) }).await;
     if up {
@@ -107,6 +108,11 @@ async fn run_suite(name: &str, mut options: Options, tally: &mut Tally) {
 
 async fn checks(suite: &str, world: &mut World, tally: &mut Tally) {
     let name = |check: &str| format!("{suite}: {check}");
+    if suite == "kill9" {
+        return tally
+            .note(&name("10,000 messages through kill -9 of both homeservers"), crash::run(world))
+            .await;
+    }
     tally
         .note(&name("the name is Secure"), async { main_job::explain(world).await.map(|_| String::new()) })
         .await;
