@@ -18,7 +18,7 @@ use crate::network::SIGN_IN_DEADLINE;
 use crate::session::{Link, Shared, Status};
 
 /// A connection that lived this long was a good one: after it, the first attempt follows almost at once.
-const GOOD_LIFE: Duration = Duration::from_secs(5);
+const GOOD_LIFE: Duration = Duration::from_secs(1);
 /// The most that an attempt waits after a good connection was lost, so that not every client of a
 /// restarted homeserver returns in the same instant. Well below the 15 s in which calls resume.
 const SPREAD: Duration = Duration::from_millis(500);
