@@ -31,10 +31,11 @@ ns A $address
 hs A $host
 _ahoy TXT "$anchor"
 ZONE
-  key=$(dnssec-keygen -q -a ECDSAP256SHA256 -f KSK "$name")
+  dnssec-keygen -q -a ECDSAP256SHA256 -f KSK "$name" >/dev/null
   dnssec-keygen -q -a ECDSAP256SHA256 "$name" >/dev/null
   dnssec-signzone -q -S -o "$name" -f "$name.signed" "$name.zone" >/dev/null
-  grep -v '^;' "$key.key" >> anchor.key
+  # Every key of the zone: an anchor in the form of DNSKEY lines replaces the zone's key set.
+  grep -hv '^;' K"$name".*.key >> anchor.key
   printf 'zone:\n  name: %s\n  zonefile: %s.signed\n' "$name" "$name" >> nsd.conf
 done
 echo ready

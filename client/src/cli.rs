@@ -156,7 +156,9 @@ pub fn failure_json(error: &ClientError) -> serde_json::Value {
 fn start_logging(verbose: u8) {
     let level = match verbose {
         0 => "error",
-        1 => "warn,ahoy_client=info,ahoy_transport=info,ahoy_resolver=info",
+        1 => {
+            "warn,hickory_net=error,hickory_proto=error,ahoy_client=info,ahoy_transport=info,ahoy_resolver=info"
+        }
         _ => "info,ahoy_client=debug,ahoy_transport=debug,ahoy_resolver=debug",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()

@@ -1,6 +1,10 @@
 //! What real peers have to show: Asterisk's extensions, a phone that is not ours, a router in between.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ahoy_testkit::tone;
 use anyhow::{Context, ensure};
@@ -76,7 +80,7 @@ pub async fn menu(world: &World) -> anyhow::Result<String> {
 pub async fn registered_phone(world: &mut World, client_hz: u32) -> anyhow::Result<String> {
     const BARESIP_HZ: u32 = 350;
     install(&world.layout, "baresip").await?;
-    let (play, hear) = (world.layout.path("baresip-in.wav"), world.layout.path("baresip-out.wav"));
+    let play = world.layout.path("baresip-in.wav");
     tone::write_wav(&play, &tone::Tone::new(BARESIP_HZ).take(30 * tone::RATE as usize).collect::<Vec<_>>())?;
     let record = world.layout.path("registered.wav");
     let (tone_argument, recording) = (format!("tone:{client_hz}"), record.display().to_string());
@@ -88,16 +92,7 @@ pub async fn registered_phone(world: &mut World, client_hz: u32) -> anyhow::Resu
     let own = own_address(&address);
     let script = world.layout.interop.join("baresip.sh").display().to_string();
     let folder = world.layout.text("baresip");
-    let words = [
-        "bash",
-        &script,
-        &folder,
-        &own,
-        &address,
-        "9001",
-        &play.display().to_string(),
-        &hear.display().to_string(),
-    ];
+    let words = ["bash", &script, &folder, &own, &address, "9001", &play.display().to_string()];
     let baresip = Process::start(Spec::new("baresip", words), &world.layout.logs()).await?;
     let seen = talk::follow(&mut ahoy, CALL).await;
     ahoy.wait(Duration::from_secs(10)).await?;
@@ -106,8 +101,15 @@ pub async fn registered_phone(world: &mut World, client_hz: u32) -> anyhow::Resu
     ensure!(seen.report.answered, "not answered: {}", seen.report.report);
     let skip = Duration::from_millis(500);
     let client = talk::prove_tone("the client", &record, BARESIP_HZ, skip)?;
+    let hear = heard(&world.layout.path("baresip/heard")).context("baresip wrote no recording")?;
     let phone = talk::prove_tone("baresip", &hear, client_hz, skip)?;
     Ok(format!("shares {client:.3} and {phone:.3}"))
+}
+
+/// baresip's recording of the decoded direction.
+fn heard(folder: &Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?;
+    files.flatten().map(|f| f.path()).find(|p| p.to_string_lossy().ends_with("-dec.wav"))
 }
 
 /// The fourth address of the PBX's block.

@@ -20,7 +20,9 @@ pub enum LogFormat {
 ///
 /// Fails when `filter` cannot be read, or a logger is already installed.
 pub fn install(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
+    // hickory warns with whole DNS messages about every zone of somebody else that is broken.
+    let quiet = if filter.contains("hickory") { "" } else { ",hickory_net=error,hickory_proto=error" };
+    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))
         .map_err(|error| anyhow::anyhow!("`log = \"{filter}\"`: {error}; write for example \"info\""))?;
     let colours = std::io::stderr().is_terminal();
     let subscriber =

@@ -28,11 +28,17 @@ fn main() -> ExitCode {
 
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = BridgeConfig::load(&arguments.config)?;
-    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log))?;
+    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(quiet(&config.log)))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
         .block_on(ahoy_bridge::lifecycle::run(config))
+}
+
+/// hickory warns with whole DNS messages about every zone of somebody else that is broken.
+fn quiet(filter: &str) -> String {
+    let more = if filter.contains("hickory") { "" } else { ",hickory_net=error,hickory_proto=error" };
+    format!("{filter}{more}")
 }

@@ -102,6 +102,8 @@ impl Peer {
             .with_prflx_acceptance_min_wait(zero)
             .with_relay_acceptance_min_wait(zero)
             .with_ice_timeouts(Some(DISCONNECTED_AFTER), Some(FAILED_AFTER), Some(KEEP_ALIVE))
+            // Joining the multicast group fails on a machine without a default route.
+            .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
             .with_include_loopback_candidate(true)
             // A restart is asked for because the path is lost, so its sockets are replaced too.
             .with_discard_local_candidates_during_ice_restart(true)
