@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use ahoy_proto::limit;
+
 /// Folders in which nothing is cited.
 const SKIPPED: [&str; 3] = ["target", ".git", "corpus"];
 /// What may cite a requirement.
@@ -168,4 +170,22 @@ fn the_tables_of_errors_and_reasons_are_those_of_the_schema() {
         let row = format!("| {number} | {name} |");
         assert!(calls.contains(&row), "spec/6-calls.md has no row `{row}`");
     }
+}
+
+#[test]
+fn the_advertised_limits_are_those_of_the_code() {
+    let transport = text(&root().join("spec/3-transport.md"));
+    let limits = [
+        ("frame_bytes", limit::FRAME_BYTES as u128),
+        ("request_streams", limit::REQUEST_STREAMS.into()),
+        ("call_streams", limit::CALL_STREAMS.into()),
+        ("pipe_window", limit::PIPE_WINDOW.into()),
+        ("content_bytes", limit::CONTENT_BYTES as u128),
+        ("idle_timeout_ms", limit::IDLE_TIME.as_millis()),
+    ];
+    for (field, value) in limits {
+        let row = format!("| `{field}` | {value} | ");
+        assert!(transport.contains(&row), "spec/3-transport.md has no row `{row}`");
+    }
+    assert!(transport.contains(&format!("one UDP port, {} ", limit::PORT)));
 }
