@@ -17,6 +17,10 @@ use crate::{
 
 /// The tone that the caller plays, in hertz.
 pub const CALLER_HZ: u32 = 440;
+/// Audio in one RTP packet, in milliseconds.
+const PACKET_MS: u64 = 20;
+/// What of the first words may be missing, in milliseconds.
+const CLIPPED_MS: u64 = 100;
 /// How long the whole of one call may take.
 const CALL: Duration = Duration::from_secs(40);
 /// What the bot is told to answer.
@@ -119,7 +123,16 @@ pub async fn call_in(world: &mut World) -> anyhow::Result<Proof> {
     ensure!(client.ms("ringing").is_some(), "the phone did not ring: {:?}", client.steps);
     let phone = talk::phone_side(world.process("phone")?, Duration::from_secs(10)).await?;
     ensure!(phone.digits == "12#", "the phone heard the keys {:?} instead of 12#", phone.digits);
-    prove(client, answer, phone.recording, Duration::from_millis(2500))
+    // The phone's tone starts with its 200 OK: nothing of it may be cut off at pick-up.
+    let lost = phone.sent.saturating_sub(client.report.packets_received) * PACKET_MS;
+    ensure!(lost <= CLIPPED_MS, "{lost} ms of what the phone said from its 200 OK on did not arrive");
+    let proof = prove(client, answer, phone.recording, Duration::from_millis(2500))?;
+    ensure!(
+        u64::from(proof.onset_ms) <= CLIPPED_MS,
+        "the phone's tone begins {} ms into the recording",
+        proof.onset_ms
+    );
+    Ok(proof)
 }
 
 /// Lets the phone call the caller's client.

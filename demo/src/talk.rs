@@ -94,6 +94,8 @@ pub async fn phone_event(
 pub struct PhoneSide {
     /// Digits heard.
     pub digits: String,
+    /// RTP packets that it sent, from its 200 OK on.
+    pub sent: u64,
     /// What it heard.
     pub recording: PathBuf,
 }
@@ -106,7 +108,9 @@ pub async fn phone_side(phone: &mut Process, deadline: Duration) -> anyhow::Resu
     match phone_event(phone, "end of the phone's call", deadline, |e| matches!(e, Event::Ended { .. }))
         .await?
     {
-        Event::Ended { digits, recording: Some(recording), .. } => Ok(PhoneSide { digits, recording }),
+        Event::Ended { digits, sent, recording: Some(recording), .. } => {
+            Ok(PhoneSide { digits, sent, recording })
+        }
         other => bail!("the phone recorded nothing: {other:?}"),
     }
 }
