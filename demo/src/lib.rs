@@ -1,5 +1,6 @@
 //! Starts the real programs as an operator would, and drives and proves what users do with them.
 
+pub mod bench;
 pub mod conform;
 pub mod crash;
 pub mod layout;

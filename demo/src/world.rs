@@ -92,9 +92,17 @@ impl World {
     /// When a part does not start; the message names it and its log.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         self.start_homeservers().await?;
+        self.start_pbx().await?;
+        self.start_edge().await
+    }
+
+    /// Writes the clients' files and starts the bridge, once the homeservers run.
+    ///
+    /// # Errors
+    /// As [`World::start`].
+    pub async fn start_edge(&mut self) -> anyhow::Result<()> {
         self.write_client("caller", self.addresses.client)?;
         self.write_client("support", self.addresses.client)?;
-        self.start_pbx().await?;
         let lines = self.bank_lines();
         self.write_bridge(&lines).await?;
         self.start_bridge().await
