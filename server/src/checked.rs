@@ -38,8 +38,7 @@ impl Checked {
             .map_err(|_| malformed("the event's origin is no address"))?;
         let to = Address::from_wire(&body.to, policy)
             .map_err(|_| malformed("the event's addressee is no address"))?;
-        let conversation = ConversationId::from_wire(&body.conversation, policy)
-            .map_err(|_| malformed("the event's conversation id is none"))?;
+        let conversation = ConversationId::from_wire(&body.conversation, policy)?;
         if body.client_id.len() != 16 || body.device.len() != 8 || body.nonce.len() != 16 {
             return Err(malformed("the event's client id, device or nonce has a wrong length"));
         }

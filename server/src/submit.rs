@@ -125,8 +125,9 @@ fn find_way(page: &mut Page<'_>, speaker: &Speaker, submit: &v1::Submit) -> Outc
 
 fn in_conversation(page: &mut Page<'_>, speaker: &Speaker, submit: &v1::Submit) -> Outcome<(Address, Way)> {
     let unknown = || Fault::new(ErrorCode::UnknownConversation, "no such conversation here");
-    let Ok(conversation) = ConversationId::from_wire(&submit.conversation, &page.desk.policy) else {
-        return Ok(Err(malformed("the conversation id is none")));
+    let conversation = match ConversationId::from_wire(&submit.conversation, &page.desk.policy) {
+        Ok(conversation) => conversation,
+        Err(error) => return Ok(Err(error.into())),
     };
     let Some(record) = page.record::<Conversation>(&layout::conversation(&conversation))? else {
         return Ok(Err(unknown()));

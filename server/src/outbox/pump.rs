@@ -10,7 +10,7 @@ use ahoy_proto::delivery::{Backoff, expired};
 use ahoy_proto::fault::Fault;
 use ahoy_proto::limit;
 use ahoy_proto::name::Name;
-use ahoy_proto::v1::{self, pipe_item};
+use ahoy_proto::v1::{self, ErrorCode, pipe_item};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use prost::Message;
@@ -100,7 +100,11 @@ impl Pump {
 
     /// One connection's worth of work; `Ok` when there was nothing to do for a while.
     async fn round(&self, backoff: &mut Backoff) -> Result<(), Fault> {
-        let link = self.house.link(&self.home.desk.name, &self.line.destination).await?;
+        let link = match self.house.link(&self.home.desk.name, &self.line.destination).await {
+            Ok(link) => link,
+            Err(fault) if is_no_destination(&fault) => return self.turn_away(fault).await,
+            Err(fault) => return Err(fault),
+        };
         self.ask(&link).await?;
         if self.rows(0, 1).map_err(|error| broken(&error))?.is_empty() {
             return Ok(());
@@ -261,6 +265,20 @@ impl Pump {
         }
     }
 
+    /// Fails what waits for an answer of a name that cannot give one. What is addressed to a known conversation of
+    /// the name waits its time: the name may come back.
+    async fn turn_away(&self, fault: Fault) -> Result<(), Fault> {
+        let pairs: Vec<(Address, Address)> = lock(&self.line.strangers).iter().cloned().collect();
+        for pair in pairs {
+            lock(&self.line.strangers).remove(&pair);
+            if let Err(broken) = self.answered(&pair, Arc::new(Err(fault.clone()))).await {
+                lock(&self.line.strangers).insert(pair);
+                return Err(broken);
+            }
+        }
+        if self.has_work() { Err(fault) } else { Ok(()) }
+    }
+
     async fn answered(
         &self,
         pair: &(Address, Address),
@@ -294,6 +312,20 @@ impl Pump {
         }
         Ok(())
     }
+}
+
+/// Whether a name is none, or not in service, until its owner changes something: waiting alone does not help, and who
+/// wrote there has to know. Another key than the pinned one may be an attack on them, which passes.
+fn is_no_destination(fault: &Fault) -> bool {
+    matches!(
+        fault.code,
+        ErrorCode::NameInvalid
+            | ErrorCode::NotOnNetwork
+            | ErrorCode::BadRecord
+            | ErrorCode::AnchorExpired
+            | ErrorCode::NotSecure
+            | ErrorCode::NotInService
+    )
 }
 
 /// Removes items that are done with; the senders of refused ones are told.
