@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use ahoy_proto::address::Address;
-use ahoy_proto::call::{hangup_for, lowered};
+use ahoy_proto::call::{hangup, hangup_for, lowered};
 use ahoy_proto::fault::Fault;
 use ahoy_proto::invite::{self, CallId, InviteBody};
 use ahoy_proto::name::Name;
 use ahoy_proto::time::Timestamp;
 use ahoy_proto::v1::call_frame::Message;
-use ahoy_proto::v1::{self, ErrorCode};
+use ahoy_proto::v1::{self, ErrorCode, HangupReason};
 use ahoy_transport::Stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -26,13 +26,20 @@ use crate::peer::Peer;
 use crate::wake::lock;
 
 mod answer;
+mod glare;
 mod hop;
 mod relay;
 
+use glare::{Glare, Unanswered};
 use hop::{Ends, Event, Opener, Return};
 
 /// How long an opened call may take to say what it is.
 const INVITE_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// When to try again while the homeserver has as many calls as it takes, or stops.
+const FULL: std::time::Duration = std::time::Duration::from_secs(5);
+/// The part of a name's calls that one other name may have at once.
+const FOREIGN_SHARE: usize = 4;
 
 /// Where the hop of an accepted call takes the stream on which it is resumed.
 type Resumable = mpsc::Sender<Box<Return>>;
@@ -42,6 +49,9 @@ type Resumable = mpsc::Sender<Box<Return>>;
 pub struct Calls {
     accepted: Mutex<HashMap<(CallId, Opener), Resumable>>,
     running: Mutex<HashMap<Name, usize>>,
+    foreign: Mutex<HashMap<Name, usize>>,
+    hops: Arc<()>,
+    glare: Glare,
 }
 
 impl Calls {
@@ -50,14 +60,34 @@ impl Calls {
         lock(&self.running).values().sum()
     }
 
+    /// Whether nothing of any call is left, not even a hang-up that is still on its way.
+    pub fn is_idle(&self) -> bool {
+        self.count() == 0 && Arc::strong_count(&self.hops) == 1
+    }
+
+    /// Counts a hop for as long as it is kept.
+    fn hop(&self) -> Arc<()> {
+        self.hops.clone()
+    }
+
+    /// Counts a call of one of our names.
     fn begin<'a>(&'a self, name: &Name, limit: usize) -> Result<Running<'a>, Fault> {
-        let mut running = lock(&self.running);
-        let count = running.entry(name.clone()).or_default();
-        if *count >= limit {
-            return Err(Fault::new(ErrorCode::Limit, "too many calls at once; try again later"));
+        Running::begin(&self.running, name, limit)
+    }
+
+    /// Counts a call of another name, which has a part of what ours have: it cannot take up all of it.
+    fn begin_foreign<'a>(&'a self, name: &Name, limit: usize) -> Result<Running<'a>, Fault> {
+        Running::begin(&self.foreign, name, (limit / FOREIGN_SHARE).max(1))
+    }
+
+    /// Registers an accepted hop, unless the call has one already.
+    fn accept(&self, key: &(CallId, Opener), resume: Resumable) -> bool {
+        let mut accepted = lock(&self.accepted);
+        let is_new = !accepted.contains_key(key);
+        if is_new {
+            accepted.insert(key.clone(), resume);
         }
-        *count += 1;
-        Ok(Running { calls: self, name: name.clone() })
+        is_new
     }
 
     /// Hands a resumed stream to the hop that waits for it.
@@ -72,13 +102,26 @@ impl Calls {
 
 /// Counts a call of a name while it lives.
 struct Running<'a> {
-    calls: &'a Calls,
+    counts: &'a Mutex<HashMap<Name, usize>>,
     name: Name,
+}
+
+impl<'a> Running<'a> {
+    fn begin(counts: &'a Mutex<HashMap<Name, usize>>, name: &Name, limit: usize) -> Result<Self, Fault> {
+        let mut running = lock(counts);
+        let count = running.get(name).copied().unwrap_or(0);
+        if count >= limit {
+            let fault = Fault::new(ErrorCode::Limit, "too many calls at once; try again later");
+            return Err(fault.with_retry_after(FULL));
+        }
+        running.insert(name.clone(), count + 1);
+        Ok(Self { counts, name: name.clone() })
+    }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let mut running = lock(&self.calls.running);
+        let mut running = lock(self.counts);
         if let Some(count) = running.get_mut(&self.name) {
             *count -= 1;
             if *count == 0 {
@@ -92,7 +135,7 @@ impl Drop for Running<'_> {
 pub async fn from_client(house: Arc<House>, client: Arc<Client>, open: v1::CallOpen, stream: Stream) {
     let opener = Opener::Client(client.speaker.owner.clone(), client.speaker.device);
     let Some((call, stream)) = arrive(&house, opener.clone(), &open, stream).await else { return };
-    let Ok((mut ends, mut events)) = hop::accept(&house, call, opener, stream) else { return };
+    let Some((mut ends, mut events)) = hop::accept(&house, call, opener, stream).await else { return };
     let result = place(&house, &client, &open, call, &mut ends, &mut events).await;
     if let Err(fault) = result {
         ends.hang_up(hangup_for(&fault));
@@ -108,7 +151,7 @@ pub async fn from_peer(house: Arc<House>, peer: Arc<Peer>, open: v1::CallOpen, s
     };
     let opener = Opener::Peer(from.name().clone());
     let Some((call, stream)) = arrive(&house, opener.clone(), &open, stream).await else { return };
-    let Ok((mut ends, mut events)) = hop::accept(&house, call, opener, stream) else { return };
+    let Some((mut ends, mut events)) = hop::accept(&house, call, opener, stream).await else { return };
     let result = receive(&house, &from, &open, call, &mut ends, &mut events).await;
     if let Err(fault) = result {
         ends.hang_up(hangup_for(&fault));
@@ -151,14 +194,41 @@ async fn place(
     let _running = admit(house, &client.home.desk)?;
     let from = caller(house, client, &open.from)?;
     let to = Address::from_wire(&open.to, &house.policy)?;
-    let invite = await_invite(events).await?;
+    let invite = await_invite(house, events).await?;
     let body = invite::check_invite(&invite, &house.policy)?;
     check_body(&body, call, &from, &to)?;
+    let Some(unanswered) = meet(house, call, &from, &to, ends) else { return Ok(()) };
     let signed = invite::sign_invite(invite, &client.home.desk.key);
+    let placed = Placed { body, invite: signed, begun, unanswered };
     if house.names.contains_key(to.name()) {
-        return answer::run(house, &body, signed, begun, ends, events).await;
+        return answer::run(house, placed, ends, events).await;
     }
-    relay::run(house, &body, signed, begun, ends, events).await
+    relay::run(house, placed, ends, events).await
+}
+
+/// A call whose Invite was found in order.
+struct Placed<'a> {
+    body: InviteBody,
+    invite: v1::Invite,
+    begun: Timestamp,
+    unanswered: Unanswered<'a>,
+}
+
+/// Looks whether the callee is calling the caller; whoever has the higher call id is told so. `[CALL-INVITE-07]`
+fn meet<'a>(
+    house: &'a House,
+    call: CallId,
+    from: &Address,
+    to: &Address,
+    ends: &Ends,
+) -> Option<Unanswered<'a>> {
+    let unanswered = house.calls.glare.enter(call, from, to);
+    if unanswered.is_none() {
+        let superseded = hangup(HangupReason::Superseded);
+        answer::count_end(house, &superseded);
+        ends.hang_up(superseded);
+    }
+    unanswered
 }
 
 /// A peer's call: verified, and answered by whoever answers for the address.
@@ -175,17 +245,18 @@ async fn receive(
     let to = Address::from_wire(&open.to, &house.policy)?;
     let home = house.home(to.name())?.clone();
     let _running = admit(house, &home.desk)?;
-    let invite = await_invite(events).await?;
+    let _share = house.calls.begin_foreign(from.name(), home.desk.limits.calls)?;
+    let invite = await_invite(house, events).await?;
     let resolution = house.keys.resolution(from.name()).await?;
     let body = invite::verify_invite(&invite, &resolution.card, &house.policy, house.clock.now())?;
     check_body(&body, call, from, &to)?;
-    answer::run(house, &body, invite, begun, ends, events).await
+    let Some(unanswered) = meet(house, call, from, &to, ends) else { return Ok(()) };
+    answer::run(house, Placed { body, invite, begun, unanswered }, ends, events).await
 }
 
 fn admit<'a>(house: &'a House, desk: &crate::desk::Desk) -> Result<Running<'a>, Fault> {
     if house.draining.is_cancelled() {
-        let fault = Fault::new(ErrorCode::Unavailable, "the homeserver is stopping; try again shortly");
-        return Err(fault.with_retry_after(std::time::Duration::from_secs(5)));
+        return Err(stopping());
     }
     house.calls.begin(&desk.name, desk.limits.calls)
 }
@@ -202,8 +273,20 @@ fn caller(house: &House, client: &Client, from: &str) -> Result<Address, Fault> 
     if may { Ok(from) } else { Err(Fault::new(ErrorCode::NotAllowed, "you may not call as that address")) }
 }
 
-async fn await_invite(events: &mut mpsc::Receiver<(usize, Event)>) -> Result<v1::Invite, Fault> {
-    match timeout(INVITE_TIME, events.recv()).await {
+fn stopping() -> Fault {
+    let fault = Fault::new(ErrorCode::Unavailable, "the homeserver is stopping; try again shortly");
+    fault.with_retry_after(FULL)
+}
+
+async fn await_invite(
+    house: &House,
+    events: &mut mpsc::Receiver<(usize, Event)>,
+) -> Result<v1::Invite, Fault> {
+    let first = tokio::select! {
+        first = timeout(INVITE_TIME, events.recv()) => first,
+        () = house.cut.cancelled() => return Err(stopping()),
+    };
+    match first {
         Ok(Some((_, Event::Message(Message::Invite(invite))))) => Ok(invite),
         Ok(Some((_, Event::Message(_)))) => {
             Err(Fault::new(ErrorCode::OutOfOrder, "a call begins with its Invite"))

@@ -6,6 +6,7 @@ use ahoy_proto::address::Address;
 use ahoy_proto::conversation::ConversationId;
 use ahoy_proto::event;
 use ahoy_proto::fault::Fault;
+use ahoy_proto::limit;
 use ahoy_proto::name::NamePolicy;
 use ahoy_proto::v1::{self, ConversationKind, ErrorCode};
 use bytes::Bytes;
@@ -32,6 +33,10 @@ pub struct Checked {
 impl Checked {
     /// Decodes and checks an event. `[EVENT-ATTEST-02]`
     pub fn new(event: v1::Event, policy: &NamePolicy) -> Result<Self, Fault> {
+        if event.body.len() > limit::CONTENT_BYTES + limit::FALLBACK_BYTES {
+            // What is larger would not fit a frame once it is placed, and stop every reader behind it.
+            return Err(malformed("the event is too large"));
+        }
         let body =
             v1::EventBody::decode(&event.body[..]).map_err(|_| malformed("the event does not decode"))?;
         let origin = Address::from_wire(&body.origin, policy)

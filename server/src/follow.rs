@@ -2,7 +2,6 @@
 
 use ahoy_proto::address::Address;
 use ahoy_proto::fault::Fault;
-use ahoy_proto::name::Name;
 use ahoy_proto::placement::placement_hash;
 use ahoy_proto::v1::sync_item::Item;
 use ahoy_proto::v1::{self, ErrorCode};
@@ -28,19 +27,14 @@ pub struct Arrival<'a> {
     pub placed: v1::PlacedEvent,
 }
 
-/// Takes a placed event from a remote hub. `[EVENT-DELIVER-09]`
+/// Takes a placed event from its hub, which is the source of the pipe.
 pub fn accept(
     page: &mut Page<'_>,
-    source: &Name,
     recipient: &Address,
     checked: Checked,
     placed: v1::PlacedEvent,
     body: &v1::PlacementBody,
 ) -> Outcome<()> {
-    let is_party = recipient == &checked.to || recipient == &checked.origin;
-    if checked.conversation.hub() != source || !is_party || recipient.name() != &page.desk.name {
-        return Ok(Err(Fault::new(ErrorCode::WrongHub, "this name does not order that conversation for us")));
-    }
     let position = layout::placed(&checked.conversation, body.epoch, body.seq);
     if page.value(&position)?.is_some() {
         return Ok(Ok(()));
@@ -52,7 +46,7 @@ pub fn accept(
     }
     let key = layout::conversation(&checked.conversation);
     let known: Option<Conversation> = page.record(&key)?;
-    let mut record = known.unwrap_or_else(|| conversation::record(&checked, source));
+    let mut record = known.unwrap_or_else(|| conversation::record(&checked, checked.conversation.hub()));
     let follows_head = record.epoch == body.epoch && record.seq + 1 == body.seq;
     if follows_head && record.head != body.previous {
         return Ok(Err(Fault::new(ErrorCode::Epoch, "the placement does not follow the one before it")));

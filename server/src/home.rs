@@ -52,9 +52,18 @@ impl Home {
     }
 
     /// Takes items of a pipe; returns when they are durable.
-    pub async fn take(&self, source: &Name, epoch: u64, items: Vec<Item>) -> Result<Taken, Fault> {
-        let source = source.clone();
-        self.ledger.write(move |page| inbox::take(page, &source, epoch, items)).await
+    pub async fn take(&self, source: &Name, epoch: u64, mut items: Vec<Item>) -> Result<Taken, Fault> {
+        let mut refused = Vec::new();
+        loop {
+            let source = source.clone();
+            let mut taken = self.ledger.write(move |page| inbox::take(page, &source, epoch, items)).await?;
+            refused.append(&mut taken.ack.refused);
+            if taken.rest.is_empty() {
+                taken.ack.refused = refused;
+                return Ok(taken);
+            }
+            items = taken.rest;
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use ahoy_proto::time::{Clock, Entropy};
 use ahoy_resolver::Resolver;
 use ahoy_transport::Endpoint;
 use anyhow::Context as _;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::call::Calls;
@@ -29,7 +30,7 @@ use crate::limit::{Limits, Rate};
 use crate::metrics::Metrics;
 use crate::online::Online;
 use crate::outbox::Outbox;
-use crate::peer::Peers;
+use crate::peer::{Guests, Peers};
 use crate::session;
 use crate::store::Store;
 use crate::sweep;
@@ -37,6 +38,8 @@ use crate::wake::Wakes;
 
 /// How long clients and peers are asked to stay away while the homeserver restarts.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// How long the hang-ups of cut calls may take to arrive.
+pub const CUT_TIME: Duration = Duration::from_secs(2);
 /// How often a draining homeserver looks whether calls are left.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -83,6 +86,7 @@ pub async fn start(parts: Parts) -> anyhow::Result<Homeserver> {
         cards: parts.cards,
         peers: Peers::default(),
         online: Online::default(),
+        guests: Guests::default(),
         calls: Calls::default(),
         limiter: Limiter::new(&limits),
         invites: parts.invites,
@@ -92,6 +96,7 @@ pub async fn start(parts: Parts) -> anyhow::Result<Homeserver> {
         policy: parts.config.policy.clone(),
         tracker: TaskTracker::new(),
         draining: tasks.soft().clone(),
+        cut: CancellationToken::new(),
         stop: tasks.hard().clone(),
         me: me.clone(),
     });
@@ -128,9 +133,20 @@ pub async fn start(parts: Parts) -> anyhow::Result<Homeserver> {
 }
 
 impl Homeserver {
-    /// Returns when no call is alive.
-    pub async fn idle(&self) {
-        while self.house.calls.count() > 0 {
+    /// Returns when no call is alive. Those that are after `drain` are hung up, which takes [`CUT_TIME`] at most.
+    /// `[CALL-END-04]`
+    pub async fn idle(&self, drain: Duration) {
+        if timeout(drain, self.calls_end()).await.is_err() {
+            let calls = self.house.calls.count();
+            tracing::warn!(calls, "the drain deadline has passed: live calls are hung up");
+            self.house.cut.cancel();
+            // Whoever is not reached by then finds the connection closed.
+            let _ = timeout(CUT_TIME, self.calls_end()).await;
+        }
+    }
+
+    async fn calls_end(&self) {
+        while !self.house.calls.is_idle() {
             sleep(LOOK).await;
         }
     }

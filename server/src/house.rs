@@ -20,11 +20,16 @@ use crate::desk::Desk;
 use crate::home::Home;
 use crate::invite::InviteKey;
 use crate::keys::Keys;
-use crate::limit::{Buckets, Limits};
+use crate::limit::{Buckets, Limits, Rate};
 use crate::metrics::Metrics;
 use crate::online::Online;
 use crate::outbox::Outbox;
-use crate::peer::{Class, Link, Peers};
+use crate::peer::{Class, Guests, Link, Peers};
+
+/// Pipes that one name may open: each opening is a commit.
+const PIPES: Rate = Rate::new(2.0, 60.0);
+/// Names of one registrable domain that are looked up because somebody claims them.
+const LOOKUPS: Rate = Rate::new(5.0, 100.0);
 
 /// The running homeserver.
 pub struct House {
@@ -42,6 +47,8 @@ pub struct House {
     pub peers: Peers,
     /// Who is signed in.
     pub online: Online,
+    /// How many connections other homeservers made.
+    pub guests: Guests,
     /// Calls in progress.
     pub calls: Calls,
     /// How fast others may ask.
@@ -62,6 +69,8 @@ pub struct House {
     pub tracker: TaskTracker,
     /// No new calls or sign-ins.
     pub draining: CancellationToken,
+    /// The drain deadline has passed: live calls are hung up.
+    pub cut: CancellationToken,
     /// Everything ends.
     pub stop: CancellationToken,
 }
@@ -86,8 +95,12 @@ pub struct Limiter {
     pub service_calls: Buckets<[u8; 8]>,
     /// Other requests of devices and services.
     pub requests: Buckets<[u8; 8]>,
-    /// Other requests of peers, by the peer's first name.
-    pub peer_requests: Buckets<Name>,
+    /// Other requests of peers, by the registrable domain of the name that they came with.
+    pub peer_requests: Buckets<String>,
+    /// Pipes that are opened, by source.
+    pub peer_pipes: Buckets<Name>,
+    /// Names that claims make us look up, by registrable domain.
+    pub lookups: Buckets<String>,
     /// Pipe items, by source.
     pub peer_items: Buckets<Name>,
     /// Calls from other names.
@@ -104,6 +117,8 @@ impl Limiter {
             service_calls: Buckets::new(limits.service_calls),
             requests: Buckets::new(limits.requests),
             peer_requests: Buckets::new(limits.requests),
+            peer_pipes: Buckets::new(PIPES),
+            lookups: Buckets::new(LOOKUPS),
             peer_items: Buckets::new(limits.peer_items),
             peer_calls: Buckets::new(limits.peer_calls),
         }

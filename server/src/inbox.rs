@@ -8,6 +8,7 @@ use ahoy_proto::fault::Fault;
 use ahoy_proto::limit;
 use ahoy_proto::name::{Name, NamePolicy};
 use ahoy_proto::v1::{self, ErrorCode, pipe_item};
+use bytes::Bytes;
 use prost::Message;
 
 use crate::checked::{Checked, malformed};
@@ -48,8 +49,16 @@ pub enum What {
 pub struct Taken {
     /// Acknowledges what was dealt with.
     pub ack: v1::PipeAck,
+    /// What the page had no room for; hand it in again.
+    pub rest: Vec<Item>,
     /// Why the rest was not; the pipe ends and its source tries again.
     pub stopped: Option<Fault>,
+}
+
+impl Taken {
+    fn from(seq: u64) -> Self {
+        Self { ack: v1::PipeAck { up_to: seq, refused: Vec::new() }, rest: Vec::new(), stopped: None }
+    }
 }
 
 /// Opens a pipe: fences older ones off and says how far the source has come. `[EVENT-DELIVER-01]`
@@ -78,10 +87,16 @@ pub fn take(page: &mut Page<'_>, source: &Name, epoch: u64, items: Vec<Item>) ->
     if epoch != received.pipe_epoch {
         return Ok(Err(stale()));
     }
-    let mut taken = Taken { ack: v1::PipeAck { up_to: received.seq, refused: Vec::new() }, stopped: None };
-    for item in items {
+    let mut taken = Taken::from(received.seq);
+    let mut items = items.into_iter();
+    while let Some(item) = items.next() {
         if item.seq <= received.seq {
             continue;
+        }
+        if page.is_full() {
+            // Many copies of large messages: one commit could not hold them.
+            taken.rest = std::iter::once(item).chain(items).collect();
+            break;
         }
         if let Err(fault) = apply(page, source, item.what)? {
             if fault.is_retry() {
@@ -102,27 +117,52 @@ pub fn take(page: &mut Page<'_>, source: &Name, epoch: u64, items: Vec<Item>) ->
 }
 
 fn apply(page: &mut Page<'_>, source: &Name, what: What) -> Outcome<()> {
+    if let Err(fault) = concerns(&page.desk.name, source, &what) {
+        return Ok(Err(fault));
+    }
     match what {
-        What::Submit(checked) if checked.origin.name() != source => {
-            Ok(Err(Fault::new(ErrorCode::NotAllowed, "a name submits its own events only")))
-        }
         What::Submit(checked) => hub::place(page, *checked),
         What::Placed { recipient, checked, placed, body } => {
-            follow::accept(page, source, &recipient, *checked, *placed, &body)
+            follow::accept(page, &recipient, *checked, *placed, &body)
         }
         What::Refused(fault) => Ok(Err(fault)),
     }
 }
 
+/// Whether an item is of those that `source` may send to `own`: its own events for conversations that we order, and
+/// what it placed in those that it orders, for us. `[EVENT-DELIVER-09]`
+pub fn concerns(own: &Name, source: &Name, what: &What) -> Result<(), Fault> {
+    match what {
+        What::Submit(checked) if checked.origin.name() != source => {
+            Err(Fault::new(ErrorCode::NotAllowed, "a name submits its own events only"))
+        }
+        What::Submit(checked) if checked.conversation.hub() != own => {
+            Err(Fault::new(ErrorCode::WrongHub, "another name orders this conversation"))
+        }
+        What::Placed { recipient, checked, .. } => {
+            let is_party = recipient == &checked.to || recipient == &checked.origin;
+            if checked.conversation.hub() == source && is_party && recipient.name() == own {
+                return Ok(());
+            }
+            Err(Fault::new(ErrorCode::WrongHub, "this name does not order that conversation for us"))
+        }
+        What::Submit(_) | What::Refused(_) => Ok(()),
+    }
+}
+
 /// A sender has at most a window of items in doubt, so older refusals have been heard.
 fn forget_refusals(page: &mut Page<'_>, source: &Name, count: u64) -> Result<(), StoreError> {
-    for (key, _) in page.rows(&layout::refusals(source), 64)? {
-        if layout::trailing_number(&key) + u64::from(limit::PIPE_WINDOW) >= count {
-            break;
+    const STEP: usize = 64;
+    loop {
+        let rows = page.rows(&layout::refusals(source), STEP)?;
+        let is_old = |key: &Bytes| layout::trailing_number(key) + u64::from(limit::PIPE_WINDOW) < count;
+        let old: Vec<Bytes> = rows.into_iter().map(|(key, _)| key).take_while(is_old).collect();
+        let more = old.len() == STEP;
+        old.into_iter().for_each(|key| page.delete(key));
+        if !more {
+            return Ok(());
         }
-        page.delete(key);
     }
-    Ok(())
 }
 
 fn stale() -> Fault {

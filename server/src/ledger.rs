@@ -17,8 +17,6 @@ use crate::store::{CommitError, Store, StoreError};
 
 /// Jobs that may wait; more make their senders wait.
 const WAITING: usize = 4096;
-/// A page is closed when it holds so many bytes; a single job stays below three times that.
-const PAGE_BYTES: usize = 1024 * 1024;
 /// A page is closed after so many jobs.
 const PAGE_JOBS: usize = 2048;
 
@@ -114,7 +112,7 @@ fn fill(
     answers: &mut Vec<Answer>,
 ) -> Result<(), StoreError> {
     answers.push(first(page)?);
-    while answers.len() < PAGE_JOBS && page.weight() < PAGE_BYTES {
+    while answers.len() < PAGE_JOBS && !page.is_full() {
         let Ok(job) = waiting.try_recv() else { break };
         answers.push(job(page)?);
     }

@@ -64,13 +64,21 @@ impl Default for Limits {
     }
 }
 
-/// Keys that are remembered before full buckets are forgotten.
+/// Keys that are remembered before full buckets are forgotten, and the most that are remembered at all.
 const REMEMBERED: usize = 16 * 1024;
+/// How long a key waits for which there is no room.
+const NO_ROOM: Duration = Duration::from_secs(1);
 
 /// One bucket of tokens per key. A key that was not seen has a full bucket.
 pub struct Buckets<K> {
     rate: Rate,
-    levels: Mutex<HashMap<K, Level>>,
+    levels: Mutex<Levels<K>>,
+}
+
+struct Levels<K> {
+    by_key: HashMap<K, Level>,
+    /// When full buckets were last forgotten: looking through all of them for every request would be an attack.
+    swept: Timestamp,
 }
 
 #[derive(Clone, Copy)]
@@ -82,16 +90,24 @@ struct Level {
 impl<K: Hash + Eq> Buckets<K> {
     /// Buckets that fill at `rate`.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, levels: Mutex::new(HashMap::new()) }
+        let levels = Levels { by_key: HashMap::new(), swept: Timestamp::from_millis(0) };
+        Self { rate, levels: Mutex::new(levels) }
     }
 
     /// Takes `tokens` from the bucket of `key`, or says how long until there are enough.
     pub fn take(&self, key: K, tokens: u32, now: Timestamp) -> Result<(), Duration> {
         let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-        if levels.len() >= REMEMBERED {
-            levels.retain(|_, level| level.filled(self.rate, now) < self.rate.burst);
+        if levels.by_key.len() >= REMEMBERED && !levels.by_key.contains_key(&key) {
+            if now.since(levels.swept) < NO_ROOM {
+                return Err(NO_ROOM);
+            }
+            levels.swept = now;
+            levels.by_key.retain(|_, level| level.filled(self.rate, now) < self.rate.burst);
+            if levels.by_key.len() >= REMEMBERED {
+                return Err(NO_ROOM);
+            }
         }
-        let level = levels.entry(key).or_insert(Level { tokens: self.rate.burst, at: now });
+        let level = levels.by_key.entry(key).or_insert(Level { tokens: self.rate.burst, at: now });
         let wanted = f64::from(tokens).min(self.rate.burst);
         level.tokens = level.filled(self.rate, now);
         level.at = level.at.max(now);
@@ -148,6 +164,16 @@ mod tests {
             buckets.take(key, 1, START).unwrap();
         }
         buckets.take(REMEMBERED, 1, START + Duration::from_secs(2)).unwrap();
-        assert_eq!(buckets.levels.lock().unwrap().len(), 1);
+        assert_eq!(buckets.levels.lock().unwrap().by_key.len(), 1);
+    }
+
+    #[test]
+    fn more_keys_than_are_remembered_wait_and_do_not_grow_the_table() {
+        let buckets = Buckets::new(Rate::new(0.001, 1.0));
+        for key in 0..REMEMBERED + 100 {
+            let taken = buckets.take(key, 1, START);
+            assert_eq!(taken.is_ok(), key < REMEMBERED, "{key}: {taken:?}");
+        }
+        assert_eq!(buckets.levels.lock().unwrap().by_key.len(), REMEMBERED);
     }
 }

@@ -230,7 +230,8 @@ async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         names = ?names,
         "ready: ahoyd {}", env!("CARGO_PKG_VERSION"),
     );
-    lifecycle.run(signals, || homeserver.idle(), config.drain).await?;
+    let deadline = config.drain + homeserver::CUT_TIME;
+    lifecycle.run(signals, || homeserver.idle(config.drain), deadline).await?;
     homeserver.close().await;
     tracing::info!("stopped");
     Ok(())

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use ahoy_proto::address::Address;
+use ahoy_proto::fault::Fault;
 use ahoy_proto::name::Name;
+use ahoy_proto::v1::ErrorCode;
 use ahoy_transport::Connection;
-use tokio::sync::watch;
 
 use crate::home::Home;
 use crate::submit::Speaker;
@@ -37,22 +38,25 @@ impl Client {
 type Key = (Name, String);
 
 /// Everybody who is signed in.
+#[derive(Default)]
 pub struct Online {
     clients: Mutex<HashMap<Key, Vec<Arc<Client>>>>,
-    arrivals: watch::Sender<u64>,
-}
-
-impl Default for Online {
-    fn default() -> Self {
-        Self { clients: Mutex::default(), arrivals: watch::channel(0).0 }
-    }
 }
 
 impl Online {
-    /// Somebody signed in.
-    pub fn add(&self, client: Arc<Client>) {
-        lock(&self.clients).entry(key_of(&client)).or_default().push(client);
-        self.arrivals.send_modify(|count| *count += 1);
+    /// Somebody signed in. Of one device at most `most` connections are kept: the oldest one is closed.
+    pub fn add(&self, client: Arc<Client>, most: usize) {
+        let device = client.speaker.device;
+        let mut clients = lock(&self.clients);
+        let all = clients.entry(key_of(&client)).or_default();
+        all.push(client);
+        let mut same = all.iter().filter(|client| client.speaker.device == device);
+        if same.clone().count() > most
+            && let Some(oldest) = same.next()
+        {
+            let fault = Fault::new(ErrorCode::Limit, "this device has newer connections");
+            oldest.connection.close_with(&fault);
+        }
     }
 
     /// Their connection is gone.
@@ -76,16 +80,6 @@ impl Online {
     /// The newest connection of one device or service.
     pub fn device(&self, name: &Name, owner: &str, device: &[u8; 8]) -> Option<Arc<Client>> {
         self.of(name, owner).into_iter().rfind(|client| client.speaker.device == *device)
-    }
-
-    /// Changes whenever somebody signs in.
-    pub fn arrivals(&self) -> watch::Receiver<u64> {
-        self.arrivals.subscribe()
-    }
-
-    /// Everybody.
-    pub fn all(&self) -> Vec<Arc<Client>> {
-        lock(&self.clients).values().flatten().cloned().collect()
     }
 }
 

@@ -105,6 +105,18 @@ impl Outbox {
         &self.home.desk.name
     }
 
+    /// Forgets a line that has nothing to do, unless somebody is about to give it work. Says whether it did.
+    fn retire(&self, line: &Arc<Line>, has_work: impl Fn() -> bool) -> bool {
+        let mut pumps = lock(&self.pumps);
+        // Held by the map and by its pump: whoever else holds it has something to say to it.
+        let is_alone = Arc::strong_count(line) <= 2;
+        let retires = is_alone && !has_work();
+        if retires {
+            pumps.remove(&line.destination);
+        }
+        retires
+    }
+
     fn line(self: &Arc<Self>, house: &Arc<House>, destination: &Name) -> Arc<Line> {
         let mut pumps = lock(&self.pumps);
         if let Some(line) = pumps.get(destination) {
@@ -118,7 +130,7 @@ impl Outbox {
             status: Mutex::new(Status::default()),
         });
         pumps.insert(destination.clone(), line.clone());
-        let pump = pump::Pump::new(house.clone(), self.home.clone(), line.clone());
+        let pump = pump::Pump::new(house.clone(), self.clone(), line.clone());
         let stop = house.stop.clone();
         house.tracker.spawn(async move {
             tokio::select! {
@@ -174,3 +186,5 @@ impl Outbox {
 
 /// How long a pipe without anything to carry is kept.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long a line without work is remembered: whoever writes to ever other names must not make us keep them all.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);

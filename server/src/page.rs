@@ -20,6 +20,9 @@ use crate::record::QueueState;
 use crate::store::{Batch, KeyRange, Order, Partition, Read, StoreError};
 use crate::{hub, layout};
 
+/// A page is closed when it holds so many bytes; a single job stays below three times that.
+pub const PAGE_BYTES: usize = 1024 * 1024;
+
 /// What a ledger remembers from page to page, so that it need not be read again. Valid as long as every page commits.
 #[derive(Default)]
 pub struct Memory {
@@ -99,17 +102,15 @@ impl<'a> Page<'a> {
 
     /// At most `limit` rows whose key begins with `prefix`, in order, as this page would leave them.
     pub fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let mut rows: BTreeMap<Bytes, Option<Bytes>> = BTreeMap::new();
-        for (key, value) in
-            self.read.scan(self.partition, &KeyRange::prefix(prefix), limit, Order::Ascending)?
-        {
-            rows.insert(key, Some(value));
-        }
         let own =
             self.writes.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
-        for (key, value) in own.take_while(|(key, _)| key.starts_with(prefix)) {
-            rows.insert(key.clone(), value.clone());
-        }
+        let own = own.take_while(|(key, _)| key.starts_with(prefix));
+        // What this page removes may be what a scan of `limit` rows would find.
+        let wanted = limit + own.clone().filter(|(_, value)| value.is_none()).count();
+        let stored = self.read.scan(self.partition, &KeyRange::prefix(prefix), wanted, Order::Ascending)?;
+        let mut rows: BTreeMap<Bytes, Option<Bytes>> =
+            stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        rows.extend(own.map(|(key, value)| (key.clone(), value.clone())));
         Ok(rows.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
     }
 
@@ -159,6 +160,11 @@ impl<'a> Page<'a> {
         let head = newest(self.read, self.partition, &layout::sync_log(owner))?;
         self.memory.heads.insert(owner.to_owned(), head);
         Ok(head)
+    }
+
+    /// Whether the page holds so much that what comes next belongs on another one.
+    pub fn is_full(&self) -> bool {
+        self.weight() >= PAGE_BYTES
     }
 
     /// Remembers a placement to be signed when the page is closed.
@@ -213,6 +219,7 @@ impl<'a> Page<'a> {
             let mut state = state.unwrap_or_default();
             state.next = state.next.max(self.now.as_millis() << 20);
             let length = count(self.read, self.partition, &layout::outbox(destination))?;
+            self.desk.metrics.items_queued.inc_by(i64::try_from(length).unwrap_or(i64::MAX));
             self.memory.queues.insert(destination.clone(), Queue { state, length });
         }
         Ok(self.memory.queues.get_mut(destination).expect("it was inserted above"))

@@ -11,6 +11,7 @@ use ahoy_proto::name::Name;
 use ahoy_proto::v1::{self, ErrorCode, Role};
 use ahoy_resolver::Resolution;
 use ahoy_transport::{CardBook as _, Connection, Greeted, Hello};
+use tokio::sync::Semaphore;
 
 use crate::home::Home;
 use crate::house::House;
@@ -37,14 +38,24 @@ pub enum Class {
 /// The other end of a connection between homeservers.
 pub struct Peer {
     names: Mutex<BTreeSet<Name>>,
+    /// The registrable domain of the name that it came with: by this it is counted, whatever else it claims.
+    pub domain: String,
+    /// Places for claims that are not decided yet.
+    pub claims: Arc<Semaphore>,
     /// The connection.
     pub connection: Connection,
 }
 
 impl Peer {
-    /// A peer that was found to speak for `names`.
-    pub fn new(connection: Connection, names: impl IntoIterator<Item = Name>) -> Arc<Self> {
-        Arc::new(Self { names: Mutex::new(names.into_iter().collect()), connection })
+    /// A peer that was found to speak for `first`, and for `others` as well.
+    pub fn new(connection: Connection, first: &Name, others: impl IntoIterator<Item = Name>) -> Arc<Self> {
+        let names = others.into_iter().chain([first.clone()]).collect();
+        Arc::new(Self {
+            names: Mutex::new(names),
+            domain: first.registrable_domain().to_owned(),
+            claims: Arc::new(Semaphore::new(limit::PENDING_CLAIMS)),
+            connection,
+        })
     }
 
     /// Whether it was found to speak for `name`.
@@ -61,10 +72,44 @@ impl Peer {
         names.insert(name);
         Ok(())
     }
+}
 
-    /// One of its names, by which it is counted.
-    pub fn first_name(&self) -> Option<Name> {
-        lock(&self.names).first().cloned()
+/// Connections of one domain to one of our names that are taken at once.
+const GUESTS: usize = 64;
+
+/// How many connections other homeservers made, by their registrable domain and the name of ours that they asked for.
+#[derive(Default)]
+pub struct Guests(Mutex<HashMap<(String, Name), usize>>);
+
+/// One counted connection.
+pub struct Guest<'a> {
+    guests: &'a Guests,
+    key: (String, Name),
+}
+
+impl Guests {
+    /// Counts a connection; `None` when there are too many.
+    pub fn admit(&self, domain: &str, wanted: &Name) -> Option<Guest<'_>> {
+        let key = (domain.to_owned(), wanted.clone());
+        let mut counts = lock(&self.0);
+        let count = counts.get(&key).copied().unwrap_or(0);
+        if count >= GUESTS {
+            return None;
+        }
+        counts.insert(key.clone(), count + 1);
+        Some(Guest { guests: self, key })
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.guests.0);
+        if let Some(count) = counts.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.key);
+            }
+        }
     }
 }
 
@@ -155,7 +200,7 @@ async fn introduce(
     let claimed: BTreeSet<Name> =
         ready.names.iter().filter_map(|name| Name::from_wire(name, &house.policy).ok()).collect();
     house.heard(name);
-    let peer = Peer::new(connection.clone(), [name.clone()]);
+    let peer = Peer::new(connection.clone(), name, []);
     session::serve_dialled(house, peer);
     Ok(Dialled { connection, claimed })
 }
@@ -181,6 +226,11 @@ pub async fn believe(house: &House, claim: &v1::Signed, spki: Option<[u8; 32]>) 
     let name = Name::from_wire(&card.name, &house.policy)?;
     if house.names.contains_key(&name) {
         return Err(refused(format!("{name} is served here")));
+    }
+    if house.resolver.remembered(&name).is_none() {
+        // What a claim makes us look up is budgeted by the domain that has to answer for it.
+        let domain = name.registrable_domain().to_owned();
+        house.limiter.lookups.admit(domain, "lookups of names of this domain", house.clock.now())?;
     }
     let resolution = house.keys.resolution(&name).await?;
     if resolution.card.lists_tls(&spki) {

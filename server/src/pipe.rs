@@ -2,18 +2,21 @@
 //! acknowledgement.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahoy_proto::fault::Fault;
 use ahoy_proto::name::Name;
 use ahoy_proto::v1::{self, ErrorCode, pipe_frame, pipe_item};
-use ahoy_transport::{RecvHalf, SendHalf, Stream};
-use tokio::time::sleep;
+use ahoy_transport::{RecvHalf, SendHalf, Stream, StreamError};
+use tokio::time::{sleep, timeout};
 
 use crate::home::Home;
 use crate::house::House;
 use crate::inbox::{self, Item, What};
 use crate::peer::Peer;
 
+/// How long a source may leave an acknowledgement unread.
+const READ_TIME: Duration = Duration::from_secs(30);
 /// Items taken at once.
 const BATCH: usize = 512;
 /// Bytes of items taken at once.
@@ -25,7 +28,7 @@ pub async fn serve(house: Arc<House>, peer: Arc<Peer>, open: v1::PipeOpen, strea
     match begin(&house, &peer, &open).await {
         Ok((source, home, accept)) => {
             let accept = v1::PipeFrame { frame: Some(pipe_frame::Frame::Accept(accept)) };
-            if send.send(&accept).await.is_err() {
+            if tell(&mut send, &accept).await.is_err() {
                 return;
             }
             let result = run(&house, &home, &source, open.pipe_epoch, &mut send, &mut recv).await;
@@ -33,17 +36,24 @@ pub async fn serve(house: Arc<House>, peer: Arc<Peer>, open: v1::PipeOpen, strea
                 tracing::debug!(%source, %fault, "a pipe ended");
                 let error = pipe_frame::Frame::Error(fault.to_wire());
                 // The source may be gone, which is as good as being told.
-                let _ = send.send(&v1::PipeFrame { frame: Some(error) }).await;
+                let _ = tell(&mut send, &v1::PipeFrame { frame: Some(error) }).await;
             }
         }
         Err(fault) => {
             let accept = v1::PipeAccept { error: Some(fault.to_wire()), ..v1::PipeAccept::default() };
             // As above.
-            let _ = send.send(&v1::PipeFrame { frame: Some(pipe_frame::Frame::Accept(accept)) }).await;
+            let _ = tell(&mut send, &v1::PipeFrame { frame: Some(pipe_frame::Frame::Accept(accept)) }).await;
         }
     }
     send.finish();
-    send.delivered().await;
+    // The source may never read it.
+    let _ = timeout(READ_TIME, send.delivered()).await;
+}
+
+/// Sends a frame to a source that may not read.
+async fn tell(send: &mut SendHalf, frame: &v1::PipeFrame) -> Result<(), Fault> {
+    let sent = timeout(READ_TIME, send.send(frame)).await;
+    sent.unwrap_or(Err(StreamError::Deadline(READ_TIME))).map_err(|error| error.fault())
 }
 
 async fn begin(
@@ -60,6 +70,7 @@ async fn begin(
     }
     let destination = Name::from_wire(&open.destination, &house.policy)?;
     let home = house.home(&destination)?.clone();
+    house.limiter.peer_pipes.admit(source.clone(), "pipes", house.clock.now())?;
     let accept = home.open_pipe(&source, open.pipe_epoch).await?;
     Ok((source, home, accept))
 }
@@ -81,10 +92,10 @@ async fn run(
         while let Err(wait) = house.limiter.peer_items.take(source.clone(), count, house.clock.now()) {
             sleep(wait).await;
         }
-        let (items, stop) = inspect(house, source, batch).await;
+        let (items, stop) = inspect(house, home, source, batch).await;
         let taken = home.take(source, epoch, items).await?;
         let ack = v1::PipeFrame { frame: Some(pipe_frame::Frame::Ack(taken.ack)) };
-        send.send(&ack).await.map_err(|error| error.fault())?;
+        tell(send, &ack).await?;
         if let Some(fault) = taken.stopped.or(stop) {
             return Err(fault);
         }
@@ -120,11 +131,21 @@ fn weight(item: &v1::PipeItem) -> usize {
 
 /// Looks at the items' bytes and signatures. What cannot be judged now, because a name does not resolve, stops the
 /// pipe there.
-async fn inspect(house: &House, source: &Name, batch: Vec<v1::PipeItem>) -> (Vec<Item>, Option<Fault>) {
+async fn inspect(
+    house: &House,
+    home: &Home,
+    source: &Name,
+    batch: Vec<v1::PipeItem>,
+) -> (Vec<Item>, Option<Fault>) {
     let mut items = Vec::with_capacity(batch.len());
     for item in batch {
         let mut item = inbox::read(item, &house.policy);
-        if let Err(fault) = verify(house, source, &item.what).await {
+        let verdict = match inbox::concerns(&home.desk.name, source, &item.what) {
+            Ok(()) => verify(house, source, &item.what).await,
+            // Nobody is looked up for what is none of this pipe's business.
+            foreign => foreign,
+        };
+        if let Err(fault) = verdict {
             if fault.is_retry() {
                 return (items, Some(fault));
             }

@@ -1,14 +1,17 @@
 //! Decides who may ask what, and answers: one request, one response.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahoy_proto::address::Address;
 use ahoy_proto::conversation::ConversationId;
 use ahoy_proto::fault::Fault;
+use ahoy_proto::limit;
 use ahoy_proto::name::Name;
 use ahoy_proto::v1::{self, ErrorCode, request, response};
 use ahoy_resolver::{Resolution, ResolveError, Step};
 use ahoy_transport::{CardBook as _, Stream};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::conversation;
 use crate::home::{Home, broken, read};
@@ -19,12 +22,18 @@ use crate::peer::Peer;
 use crate::record::Conversation;
 use crate::submit::{self, may_speak};
 
+/// What every refusal of a contact question takes: more than any of its look-ups.
+const REFUSAL_TIME: Duration = Duration::from_millis(20);
+
 /// Sends the response and ends the stream.
 pub async fn answer(mut stream: Stream, response: Result<response::Response, Fault>) {
     let response = response.unwrap_or_else(|fault| response::Response::Error(fault.to_wire()));
-    // Whoever asked may have gone.
-    if stream.send(&v1::Response { response: Some(response) }).await.is_ok() {
-        stream.finish();
+    // Whoever asked may have gone, or may not read.
+    let sent = timeout(limit::REQUEST_TIME, stream.send(&v1::Response { response: Some(response) })).await;
+    match sent {
+        Ok(Ok(())) => stream.finish(),
+        Ok(Err(_)) => {}
+        Err(_) => stream.reset(ErrorCode::Timeout),
     }
 }
 
@@ -36,7 +45,7 @@ pub async fn from_client(
 ) -> Result<response::Response, Fault> {
     let Some(request) = request.request else { return Err(Fault::unsupported("this request")) };
     let operation = operation(&request);
-    let result = match limit(house, client, &request) {
+    let result = match admit(house, client, &request) {
         Ok(()) => client_request(house, client, request).await,
         Err(fault) => Err(fault),
     };
@@ -44,7 +53,7 @@ pub async fn from_client(
     result
 }
 
-fn limit(house: &House, client: &Client, request: &request::Request) -> Result<(), Fault> {
+fn admit(house: &House, client: &Client, request: &request::Request) -> Result<(), Fault> {
     let (device, now) = (client.speaker.device, house.clock.now());
     match (request, client.is_service) {
         (request::Request::Submit(_), false) => house.limiter.device_messages.admit(device, "messages", now),
@@ -90,11 +99,8 @@ pub async fn from_peer(
     request: v1::Request,
 ) -> Result<response::Response, Fault> {
     let Some(request) = request.request else { return Err(Fault::unsupported("this request")) };
-    let Some(name) = peer.first_name() else {
-        return Err(Fault::new(ErrorCode::NotAuthenticated, "no name claimed"));
-    };
     let operation = operation(&request);
-    let limited = house.limiter.peer_requests.admit(name, "requests", house.clock.now());
+    let limited = house.limiter.peer_requests.admit(peer.domain.clone(), "requests", house.clock.now());
     let result = match (limited, request) {
         (Err(fault), _) => Err(fault),
         (Ok(()), request::Request::Contact(contact)) => answer_contact(house, peer, &contact).await,
@@ -120,7 +126,13 @@ async fn answer_contact(
     }
     let home = house.home(to.name())?;
     let from_is_line = is_line(house, &from).await?;
-    home.answer_contact(&from, from_is_line, &to).map(response::Response::Contact)
+    let begun = Instant::now();
+    let answer = home.answer_contact(&from, from_is_line, &to).map(response::Response::Contact);
+    if answer.is_err() {
+        // Nobody there, refusing and blocked take the same time. `[CONV-HUB-03]`
+        sleep_until(begun + REFUSAL_TIME).await;
+    }
+    answer
 }
 
 /// Whether the card of an address's name has it as a line.

@@ -9,7 +9,9 @@ use ahoy_proto::fault::Fault;
 use ahoy_proto::key::PublicKey;
 use ahoy_proto::name::Name;
 use ahoy_proto::v1::{self, ErrorCode, auth, open};
-use ahoy_transport::{Arrived, CardBook as _, Connection, ControlEvent, Incoming, Stream};
+use ahoy_transport::{Arrived, CardBook as _, Connection, ControlEvent, Incoming, Stream, StreamError};
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::account::{self, DeviceLogin, ServiceLogin};
 use crate::checked::malformed;
@@ -20,6 +22,13 @@ use crate::online::Client;
 use crate::peer::{self, Peer};
 use crate::submit::Speaker;
 use crate::{call, pipe, request, sync};
+
+/// How long a peer may take to read an answer on its control stream.
+const CONTROL_TIME: Duration = Duration::from_secs(5);
+/// How long all the claims of a handshake may take together; the dialler waits a little longer.
+const CLAIMS_TIME: Duration = Duration::from_secs(8);
+/// Connections of one device that are kept: a new one ends the oldest.
+const CONNECTIONS_OF_A_DEVICE: usize = 8;
 
 /// Lets peers in until the endpoint drains.
 pub async fn accept(house: Arc<House>) {
@@ -34,12 +43,13 @@ pub async fn accept(house: Arc<House>) {
     }
 }
 
-/// Asks everybody who is connected to come back later.
+/// Asks everybody who is connected, clients and homeservers, to come back later. `[WIRE-STREAM-03]`
 pub async fn send_away(house: &House, reconnect_after: Duration) {
-    for client in house.online.all() {
-        // Who is gone already need not be asked.
-        let _ = client.connection.go_away(reconnect_after).await;
-    }
+    let asked = house.endpoint.connections().into_iter().map(|connection| async move {
+        // Who is gone, or does not read, need not be asked.
+        let _ = timeout(CONTROL_TIME, connection.go_away(reconnect_after)).await;
+    });
+    join_all(asked).await;
 }
 
 /// A task that ends with the homeserver.
@@ -157,7 +167,7 @@ async fn client(house: Arc<House>, arrived: Arrived, login: LogIn) {
     let role = if is_service { "service" } else { "device" };
     tracing::info!(%remote, owner = %speaker.owner, "signed in");
     let client = Arc::new(Client { home, speaker, is_service, calls, connection });
-    house.online.add(client.clone());
+    house.online.add(client.clone(), CONNECTIONS_OF_A_DEVICE);
     let gauge = house.metrics.connections.get_or_create_owned(&metrics::Peer { role });
     gauge.inc();
     serve_client(&house, &client).await;
@@ -202,12 +212,16 @@ fn open_client(house: &Arc<House>, client: &Arc<Client>, open: open::Open, mut s
 
 async fn homeserver(house: Arc<House>, arrived: Arrived, claims: v1::ServerAuth) {
     let (names, fault) = believed(&house, &arrived, claims).await;
-    if names.is_empty() {
+    let Some(first) = names.first().cloned() else {
         let fault =
             fault.unwrap_or_else(|| Fault::new(ErrorCode::ClaimRefused, "a homeserver claims a name"));
         return refuse(&house, arrived, fault).await;
-    }
+    };
     let remote = arrived.remote;
+    let Some(_guest) = house.guests.admit(first.registrable_domain(), &arrived.wanted) else {
+        let fault = Fault::new(ErrorCode::Limit, "too many connections between these homeservers");
+        return refuse(&house, arrived, fault).await;
+    };
     let ready = v1::Ready { names: names.iter().map(Name::to_string).collect(), ..v1::Ready::default() };
     let connection = match arrived.ready(ready).await {
         Ok(connection) => connection,
@@ -218,15 +232,18 @@ async fn homeserver(house: Arc<House>, arrived: Arrived, claims: v1::ServerAuth)
         house.heard(name);
     }
     tracing::info!(%remote, ?names, "a homeserver connected");
-    serve_peer(house, Peer::new(connection, names)).await;
+    serve_peer(house.clone(), Peer::new(connection, &first, names)).await;
 }
 
 /// The claims that are believed. A stranger causes one lookup; once a name is believed, the others are looked up too.
 /// `[WIRE-AUTH-12]`
 async fn believed(house: &House, arrived: &Arrived, claims: v1::ServerAuth) -> (Vec<Name>, Option<Fault>) {
     let mut names = Vec::new();
+    let end = Instant::now() + CLAIMS_TIME;
     for claim in claims.claims.into_iter().filter_map(|claim| claim.card) {
-        match peer::believe(house, &claim, arrived.spki).await {
+        // What cannot be judged in time may be claimed again after `Ready`.
+        let Ok(verdict) = timeout_at(end, peer::believe(house, &claim, arrived.spki)).await else { break };
+        match verdict {
             Ok(name) => names.push(name),
             Err(fault) if names.is_empty() => return (names, Some(fault)),
             Err(fault) => tracing::debug!(remote = %arrived.remote, %fault, "a claim was refused"),
@@ -283,13 +300,17 @@ async fn control(house: &Arc<House>, connection: &Connection, peer: Option<&Arc<
             let missing =
                 || Fault::new(ErrorCode::NameNotServed, format!("this homeserver does not serve {name}"));
             let card = house.card(&name).ok_or_else(missing);
-            // A peer that is gone needs no answer.
-            let _ = connection.answer_want(&name, card).await;
+            say(connection, connection.answer_want(&name, card)).await;
         }
         ControlEvent::Claim(card) => {
             let Some(peer) = peer.cloned() else { return };
+            // Whoever has 64 claims in doubt waits with the next until one is decided. `[WIRE-AUTH-02]`
+            let Ok(place) = peer.claims.clone().acquire_owned().await else { return };
             let house2 = house.clone();
-            spawn(house, async move { claim(&house2, &peer, card).await });
+            spawn(house, async move {
+                claim(&house2, &peer, card).await;
+                drop(place);
+            });
         }
         ControlEvent::CardChanged { name, seq } => {
             if peer.is_some_and(|peer| peer.speaks_for(&name)) {
@@ -307,6 +328,13 @@ async fn claim(house: &House, peer: &Peer, card: v1::Signed) {
         peer::believe(house, &card, spki).await.and_then(|name| peer.add(name.clone()).map(|()| name));
     let claimed = v1::Card::decode(&card.body[..]).map(|card| card.name).unwrap_or_default();
     let Ok(name) = Name::from_wire(&claimed, &house.policy) else { return };
+    say(&peer.connection, peer.connection.answer_claim(&name, verdict.map(|_| ()))).await;
+}
+
+/// Answers on the control stream; a peer that does not read it is disconnected.
+async fn say(connection: &Connection, answer: impl Future<Output = Result<(), StreamError>>) {
     // A peer that is gone needs no answer.
-    let _ = peer.connection.answer_claim(&name, verdict.map(|_| ())).await;
+    if timeout(CONTROL_TIME, answer).await.is_err() {
+        connection.close_with(&Fault::new(ErrorCode::Timeout, "the control stream is not read"));
+    }
 }

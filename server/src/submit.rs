@@ -176,8 +176,16 @@ fn speaks_as(page: &Page<'_>, speaker: &Speaker, from: &str) -> Result<Address, 
     if may_speak(page.desk, speaker, &from) { Ok(from) } else { Err(not_allowed()) }
 }
 
+/// Whether the queue that the message waits in has room: that of the hub, or, when the hub is ours, the addressee's.
 fn check_room(page: &mut Page<'_>, way: &Way) -> Outcome<()> {
     let waiting = match way {
+        Way::Known { conversation, to } if conversation.hub() == &page.desk.name => {
+            let own = page.queue_length(conversation.hub())?;
+            match Address::from_wire(to, &page.desk.policy) {
+                Ok(to) => own.max(page.queue_length(to.name())?),
+                Err(_) => own,
+            }
+        }
         Way::Known { conversation, .. } => page.queue_length(conversation.hub())?,
         Way::Unknown { .. } => *page.drafts()?,
     };
@@ -252,8 +260,12 @@ pub fn answered(
 ) -> Outcome<bool> {
     let pair = (from.to_string(), to.to_string());
     let rows = page.rows(&layout::drafts(&pair.0, &pair.1), DRAFTS_AT_ONCE)?;
-    let more = rows.len() == DRAFTS_AT_ONCE;
+    let mut more = rows.len() == DRAFTS_AT_ONCE;
     for (key, value) in rows {
+        if page.is_full() {
+            more = true;
+            break;
+        }
         page.delete(key.clone());
         let drafts = page.drafts()?;
         *drafts = drafts.saturating_sub(1);

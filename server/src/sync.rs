@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ahoy_proto::v1::{self, sync_frame};
-use ahoy_transport::{SendHalf, Stream};
+use ahoy_transport::{SendHalf, Stream, StreamError};
 use prost::Message;
 use tokio::time::sleep;
 
@@ -15,7 +15,7 @@ use crate::layout;
 use crate::store::{KeyRange, Order};
 
 /// Items read at once.
-const STEP: usize = 256;
+const STEP: usize = 64;
 /// How often the log is read although nobody woke the reader.
 const POLL: Duration = Duration::from_secs(30);
 /// Bytes that are gathered before they are handed to the connection.
@@ -36,12 +36,7 @@ pub async fn serve(home: Arc<Home>, owner: String, open: v1::SyncOpen, stream: S
     }
 }
 
-async fn follow(
-    home: &Home,
-    owner: &str,
-    mut after: u64,
-    send: &mut SendHalf,
-) -> Result<(), ahoy_transport::StreamError> {
+async fn follow(home: &Home, owner: &str, mut after: u64, send: &mut SendHalf) -> Result<(), StreamError> {
     let mut woken = home.wakes.watch(owner);
     let mut told = None;
     loop {
@@ -53,12 +48,20 @@ async fn follow(
                 return send.send(&v1::SyncFrame { frame: Some(error) }).await;
             }
         };
-        let is_last = rows.len() < STEP;
+        let mut is_last = rows.len() < STEP;
         for item in rows {
-            after = item.position;
-            send.feed(&v1::SyncFrame { frame: Some(sync_frame::Frame::Item(item)) })?;
             if send.gathered() > BATCH_BYTES {
-                send.flush().await?;
+                // What a slow reader waits for is read again later, and not kept for it.
+                is_last = false;
+                break;
+            }
+            after = item.position;
+            match send.feed(&v1::SyncFrame { frame: Some(sync_frame::Frame::Item(item)) }) {
+                // An item that does not fit a frame would stop its reader for ever.
+                Err(error @ StreamError::TooLarge { .. }) => {
+                    tracing::error!(%owner, position = after, %error, "a sync item cannot be sent");
+                }
+                fed => fed?,
             }
         }
         if is_last && told != Some(after) {

@@ -11,11 +11,12 @@ use ahoy_proto::time::Clock as _;
 use ahoy_proto::v1::call_frame::Message;
 use ahoy_proto::v1::sync_item::Item;
 use ahoy_proto::v1::{self, ErrorCode, HangupReason, request, response};
+use ahoy_transport::ControlEvent;
 use ahoy_transport::clock::SystemClock;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use prost::Message as _;
-use world::{Client, Leg, Server, World, address, soon, text};
+use world::{Client, Leg, PATIENCE, Server, Time, World, address, soon, text};
 
 const SUPPORT: &str = "support@bank.example";
 const CALLER: &str = "caller@home.example";
@@ -223,8 +224,8 @@ async fn a_call_passes_two_homeservers_to_a_service_and_is_hung_up() {
     assert_eq!(dtmf.digits, "12#");
     callee.say(hang_up()).await;
     assert_eq!(reason(&caller.hear().await), HangupReason::Normal);
-    soon(world.home.homeserver.idle()).await;
-    soon(world.bank.homeserver.idle()).await;
+    soon(world.home.homeserver.idle(PATIENCE)).await;
+    soon(world.bank.homeserver.idle(PATIENCE)).await;
     world.stop().await;
 }
 
@@ -273,4 +274,146 @@ async fn a_call_that_nobody_can_take_ends_with_its_reason() {
     let end = reason(&leg.hear().await);
     assert!(matches!(end, HangupReason::NotReachable | HangupReason::Unavailable), "{end:?}");
     home.stop().await;
+}
+
+/// The bridge's end of a call that came back to it.
+async fn brought_back(bridge: &Client, before: &Leg) -> Leg {
+    let (open, mut leg) = bridge.resumed(before).await;
+    let resume = open.resume.expect("it is resumed, not opened anew");
+    assert_eq!(resume.token, before.token, "with the token that it was given");
+    (leg.sent, leg.heard) = (before.sent, before.heard);
+    assert_eq!(resume.last_received, before.sent, "everything that was said had arrived");
+    leg
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_goes_on_when_the_bridge_reconnects() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let bridge = world.bank.service("bridge", 3, true, false).await;
+    let (mut caller, callee) = connected(&device, &bridge, [6; 16]).await;
+    bridge.connection.close();
+    caller.say(dtmf("1")).await;
+    let bridge = world.bank.service("bridge", 3, true, false).await;
+    let mut callee = brought_back(&bridge, &callee).await;
+    let Message::Dtmf(digits) = callee.hear().await else { panic!("digits") };
+    assert_eq!(digits.digits, "1", "what was said meanwhile is not lost");
+    callee.say(hang_up()).await;
+    assert_eq!(reason(&caller.hear().await), HangupReason::Normal);
+    soon(world.bank.homeserver.idle(PATIENCE)).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_goes_on_when_the_connection_between_the_homeservers_is_replaced() {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let bridge = world.bank.service("bridge", 3, true, false).await;
+    let (mut caller, mut callee) = connected(&device, &bridge, [7; 16]).await;
+    let between = |c: &ahoy_transport::Connection| c.remote_addr() == world.bank.addr;
+    let cut: Vec<_> = world.home.endpoint.connections().into_iter().filter(between).collect();
+    assert!(!cut.is_empty());
+    cut.iter().for_each(ahoy_transport::Connection::close);
+    caller.say(dtmf("2")).await;
+    callee.say(dtmf("3")).await;
+    let Message::Dtmf(heard) = callee.hear().await else { panic!("digits") };
+    assert_eq!(heard.digits, "2");
+    let Message::Dtmf(heard) = caller.hear().await else { panic!("digits") };
+    assert_eq!(heard.digits, "3");
+    caller.say(hang_up()).await;
+    assert_eq!(reason(&callee.hear().await), HangupReason::Normal);
+    world.stop().await;
+}
+
+async fn invite_from(leg: &mut Leg, call: [u8; 16], from: &str, to: &str) {
+    let sdp = "v=0\r\n".to_owned();
+    let body = InviteBody::new(call, address(from), address(to), SystemClock.now(), &sdp);
+    leg.say(Message::Invite(unsigned_invite(&body, sdp, 30_000, String::new()))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_people_who_call_each_other_the_lower_call_survives() {
+    const ANN: &str = "ann@home.example";
+    const BOB: &str = "bob@bank.example";
+    for (anns, bobs) in [([1; 16], [2; 16]), ([4; 16], [3; 16])] {
+        let world = World::start().await;
+        let ann = world.home.device(ANN, 1).await;
+        let bob = world.bank.device(BOB, 2).await;
+        let mut from_ann = ann.call(anns, "", BOB, None).await;
+        let mut from_bob = bob.call(bobs, "", ANN, None).await;
+        tokio::join!(invite_from(&mut from_ann, anns, ANN, BOB), invite_from(&mut from_bob, bobs, BOB, ANN),);
+        let (loser, winner, callee, low) =
+            if anns < bobs { (from_bob, from_ann, &bob, anns) } else { (from_ann, from_bob, &ann, bobs) };
+        let (mut loser, mut winner) = (loser, winner);
+        assert_eq!(reason(&loser.hear().await), HangupReason::Superseded);
+        let (open, mut leg) = callee.ringing().await;
+        assert_eq!(open.call[..], low);
+        assert!(matches!(leg.hear().await, Message::Invite(_)));
+        leg.say(answer()).await;
+        assert!(matches!(winner.hear().await, Message::Answer(_)));
+        leg.say(hang_up()).await;
+        assert_eq!(reason(&winner.hear().await), HangupReason::Normal);
+        world.stop().await;
+    }
+}
+
+/// Both homeservers, of which the bank gives live calls so long when it stops.
+async fn draining_world(drain: std::time::Duration) -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let table = world::Table::default();
+    let home = Server::start(&dir.path().join("home"), "home.example", &table, 0).await;
+    let time = Time { drain, ..Time::default() };
+    let bank = Server::start_with(&dir.path().join("bank"), "bank.example", &table, 0, time).await;
+    World { dir, table, home, bank }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_homeserver_that_stops_lets_live_calls_finish_and_takes_no_new_ones() {
+    let mut world = draining_world(PATIENCE).await;
+    let device = world.home.device(CALLER, 1).await;
+    let bridge = world.bank.service("bridge", 3, true, false).await;
+    let (mut caller, mut callee) = connected(&device, &bridge, [8; 16]).await;
+    world.bank.signal();
+    loop {
+        if let Some(ControlEvent::GoAway(after)) = soon(bridge.connection.control_event()).await {
+            assert!(!after.is_zero(), "it says when to come back");
+            break;
+        }
+    }
+    let to_bank = |c: &ahoy_transport::Connection| c.remote_addr() == world.bank.addr;
+    let peers: Vec<_> = world.home.endpoint.connections().into_iter().filter(to_bank).collect();
+    for peer in peers {
+        soon(async {
+            while peer.going_away().is_none() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    let mut late = device.call([9; 16], "", SUPPORT, None).await;
+    invite(&mut late, [9; 16], SUPPORT).await;
+    let Message::Hangup(refused) = late.hear().await else { panic!("a hang-up") };
+    assert_eq!(refused.reason(), HangupReason::Unavailable);
+    assert!(refused.retry_after_ms > 0, "{refused:?}");
+
+    caller.say(dtmf("5")).await;
+    assert!(matches!(callee.hear().await, Message::Dtmf(_)), "the live call goes on");
+    device.submit(text(1, SUPPORT, "queued")).await.unwrap();
+    callee.say(hang_up()).await;
+    assert_eq!(reason(&caller.hear().await), HangupReason::Normal);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_outlives_the_drain_is_hung_up_on_both_sides() {
+    let mut world = draining_world(std::time::Duration::from_millis(300)).await;
+    let device = world.home.device(CALLER, 1).await;
+    let bridge = world.bank.service("bridge", 3, true, false).await;
+    let (mut caller, mut callee) = connected(&device, &bridge, [8; 16]).await;
+    world.bank.signal();
+    let Message::Hangup(end) = callee.hear().await else { panic!("a hang-up") };
+    assert_eq!(end.reason(), HangupReason::Unavailable);
+    assert_eq!(reason(&caller.hear().await), HangupReason::Unavailable);
+    world.stop().await;
 }

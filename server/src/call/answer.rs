@@ -12,8 +12,9 @@ use ahoy_proto::v1::{self, Hangup, HangupReason};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::glare::{Unanswered, superseded};
 use super::hop::{self, Ends, Event, Reach};
-use super::{lower, until};
+use super::{Placed, lower, stopping, until};
 use crate::desk::Target;
 use crate::directory::{self, service_owner};
 use crate::home::{Home, broken};
@@ -32,12 +33,11 @@ struct Leg {
 /// Asks everybody who answers for the callee, until the call is over.
 pub async fn run(
     house: &Arc<House>,
-    body: &InviteBody,
-    invite: v1::Invite,
-    begun: Timestamp,
+    placed: Placed<'_>,
     caller: &mut Ends,
     events: &mut mpsc::Receiver<(usize, Event)>,
 ) -> Result<(), Fault> {
+    let Placed { body, invite, begun, unanswered } = placed;
     let home = house.home(body.to.name())?.clone();
     let clients = match answerers(house, &home, &body.from, &body.to)? {
         Ok(clients) => clients,
@@ -50,9 +50,9 @@ pub async fn run(
     let now = house.clock.now();
     let invite = lower(&invite, begun, now)?;
     let mut call = Call::new(now, ring_time(invite.remaining_ms), None);
-    let legs = ask(house, &mut call, body, &invite, &clients, caller);
+    let legs = ask(house, &mut call, &body, &invite, &clients, caller);
     house.metrics.calls.inc();
-    let end = drive(house, &mut call, &legs, caller, events).await;
+    let end = drive(house, &mut call, &legs, caller, events, unanswered).await;
     house.metrics.calls.dec();
     count_end(house, &end);
     Ok(())
@@ -133,10 +133,15 @@ async fn drive(
     legs: &[Leg],
     caller: &Ends,
     events: &mut mpsc::Receiver<(usize, Event)>,
+    unanswered: Unanswered<'_>,
 ) -> Hangup {
+    let mut unanswered = Some(unanswered);
     loop {
         if let Some(end) = perform(call, legs, caller) {
             return end;
+        }
+        if call.connected().is_some() {
+            unanswered = None;
         }
         let deadline = call.poll_timeout();
         tokio::select! {
@@ -146,6 +151,8 @@ async fn drive(
                 None => return hangup(HangupReason::Failed),
             },
             () = until(house, deadline) => call.handle_timeout(house.clock.now()),
+            () = superseded(unanswered.as_ref()) => call.hang_up(hangup(HangupReason::Superseded)),
+            () = house.cut.cancelled() => call.hang_up(hangup_for(&stopping())),
         }
     }
 }
@@ -209,6 +216,7 @@ pub fn count_end(house: &House, end: &Hangup) {
         HangupReason::NotReachable | HangupReason::NotFound => "not_reachable",
         HangupReason::TrunkDown => "trunk_down",
         HangupReason::ConnectionLost => "connection_lost",
+        HangupReason::Superseded => "superseded",
         _ => "failed",
     };
     house.metrics.calls_ended.get_or_create(&Outcome { outcome }).inc();

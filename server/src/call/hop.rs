@@ -14,7 +14,7 @@ use ahoy_proto::v1::call_frame::Message;
 use ahoy_proto::v1::{self, ErrorCode, Hangup, HangupReason, open};
 use ahoy_transport::{Connection, RecvHalf, SendHalf, Stream, StreamError};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::house::House;
 use crate::peer::Class;
@@ -129,33 +129,32 @@ enum Talk {
     Broken(Fault),
 }
 
-/// Takes a call's stream from its opener. Its events have number 0.
-pub fn accept(
+/// Takes a call's stream from its opener, or tells them that the call is in progress. Its events have number 0.
+pub async fn accept(
     house: &Arc<House>,
     call: CallId,
     opener: Opener,
     stream: Stream,
-) -> Result<(Ends, mpsc::Receiver<(usize, Event)>), Fault> {
+) -> Option<(Ends, mpsc::Receiver<(usize, Event)>)> {
     let (resume, resumed) = mpsc::channel(1);
     let key = (call, opener);
-    {
-        let mut accepted = lock(&house.calls.accepted);
-        if accepted.contains_key(&key) {
-            return Err(Fault::new(ErrorCode::OutOfOrder, "this call is in progress; resume it"));
-        }
-        accepted.insert(key.clone(), resume);
+    if !house.calls.accept(&key, resume) {
+        let fault = Fault::new(ErrorCode::OutOfOrder, "this call is in progress; resume it");
+        refuse(stream, &fault).await;
+        return None;
     }
     let (events, told) = mpsc::channel(limit::CALL_BUFFER);
     let (outgoing, waiting) = mpsc::channel(limit::CALL_BUFFER);
     let end = End::Accepted { resumed };
     let mut hop = Hop { house: house.clone(), number: 0, buffer: HopBuffer::new(), end, is_over: false };
-    let (house2, tell) = (house.clone(), events.clone());
+    let (house2, tell, counted) = (house.clone(), events.clone(), house.calls.hop());
     spawn(house, async move {
         hop.run(Some(stream), waiting, tell).await;
         lock(&house2.calls.accepted).remove(&key);
         hop.dismiss().await;
+        drop(counted);
     });
-    Ok((Ends { outgoing, events }, told))
+    Some((Ends { outgoing, events }, told))
 }
 
 /// Opens a further hop of a call. Its events have this number.
@@ -169,16 +168,19 @@ pub fn open(
     let (outgoing, waiting) = mpsc::channel(limit::CALL_BUFFER);
     let end = End::Opened { reach, open };
     let mut hop = Hop { house: house.clone(), number, buffer: HopBuffer::new(), end, is_over: false };
-    let tell = events.clone();
-    spawn(house, async move { hop.run(None, waiting, tell).await });
+    let (tell, counted) = (events.clone(), house.calls.hop());
+    spawn(house, async move {
+        hop.run(None, waiting, tell).await;
+        drop(counted);
+    });
     Ends { outgoing, events }
 }
 
 /// Tells the opener why its stream is not taken.
 pub async fn refuse(mut stream: Stream, fault: &Fault) {
     let frame = v1::CallFrame { counter: 0, message: Some(Message::Error(fault.to_wire())) };
-    // Whoever opened it may have gone.
-    if stream.send(&frame).await.is_ok() {
+    // Whoever opened it may have gone, or may not read.
+    if let Ok(Ok(())) = timeout(LAST_WORDS, stream.send(&frame)).await {
         stream.finish();
     }
 }
@@ -192,7 +194,11 @@ impl Hop {
     ) {
         let begun = match first {
             Some(stream) => self.welcome(stream).await,
-            None => self.first_open().await,
+            None => tokio::select! {
+                opened = self.first_open() => opened,
+                // The call is over before anybody was reached: nobody is to hear of it now.
+                () = events.closed() => return,
+            },
         };
         let mut stream = match begun {
             Ok(stream) => stream,
@@ -223,7 +229,7 @@ impl Hop {
     async fn welcome(&mut self, stream: Stream) -> Result<(SendHalf, RecvHalf), Fault> {
         let (mut send, recv) = stream.split();
         let token = self.buffer.give_token(random(&*self.house.entropy));
-        send.send(&token).await.map_err(|error| error.fault())?;
+        within(WRITE_TIME, send.send(&token)).await?;
         Ok((send, recv))
     }
 
@@ -232,7 +238,7 @@ impl Hop {
             return Err(Fault::new(ErrorCode::Internal, "an accepted hop has its stream"));
         };
         let connection = connect(&self.house, reach).await?;
-        let stream = connection.open(open::Open::Call(open.clone())).await.map_err(|error| error.fault())?;
+        let stream = within(ANSWER_TIME, connection.open(open::Open::Call(open.clone()))).await?;
         Ok(stream.split())
     }
 
@@ -244,6 +250,7 @@ impl Hop {
         events: &mpsc::Sender<(usize, Event)>,
     ) -> Talk {
         let mut is_heard = matches!(self.end, End::Accepted { .. });
+        let answered_by = Instant::now() + ANSWER_TIME;
         loop {
             if self.is_over {
                 return self.last_words(send).await;
@@ -263,7 +270,7 @@ impl Hop {
                     }
                 }
                 back = resumed(&mut self.end) => return Talk::Superseded(back),
-                () = sleep(ANSWER_TIME), if !is_heard => {
+                () = sleep_until(answered_by), if !is_heard => {
                     return Talk::Broken(Fault::new(ErrorCode::PeerUnreachable, "the other side does not answer"));
                 }
             }
@@ -372,7 +379,7 @@ impl Hop {
         match self.buffer.accept(&resume, random(&*self.house.entropy)) {
             Ok(resumption) => {
                 let (mut send, recv) = stream.split();
-                send.send_batch(&resumption.frames).await.map_err(|error| error.fault())?;
+                within(WRITE_TIME, send.send_batch(&resumption.frames)).await?;
                 Ok((send, recv))
             }
             Err(error) => {
@@ -418,6 +425,12 @@ async fn resumed(end: &mut End) -> Box<Return> {
         return next;
     }
     std::future::pending().await
+}
+
+/// A step of the wire, with a deadline: whoever gives no credit must not hold a hop for ever.
+async fn within<T>(time: Duration, step: impl Future<Output = Result<T, StreamError>>) -> Result<T, Fault> {
+    let done = timeout(time, step).await.unwrap_or(Err(StreamError::Deadline(time)));
+    done.map_err(|error| error.fault())
 }
 
 fn talk_of(error: &StreamError) -> Talk {

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use ahoy_proto::call::{Change, Outgoing, hangup_for, ring_time};
+use ahoy_proto::call::{Change, Outgoing, hangup, hangup_for, ring_time};
 use ahoy_proto::fault::Fault;
-use ahoy_proto::invite::InviteBody;
 use ahoy_proto::time::Timestamp;
 use ahoy_proto::v1::call_frame::Message;
-use ahoy_proto::v1::{self, Hangup};
+use ahoy_proto::v1::{self, Hangup, HangupReason};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::glare::superseded;
 use super::hop::{self, Ends, Event, Reach};
-use super::{lower, until};
+use super::{Placed, lower, stopping, until};
 use crate::house::House;
 
 /// The caller's hop has number 0, the hop to the peer number 1.
@@ -21,12 +21,12 @@ const CALLER: usize = 0;
 /// Relays a call until it is over. An error is told to the caller by whoever called this.
 pub async fn run(
     house: &Arc<House>,
-    body: &InviteBody,
-    invite: v1::Invite,
-    begun: Timestamp,
+    placed: Placed<'_>,
     caller: &mut Ends,
     events: &mut mpsc::Receiver<(usize, Event)>,
 ) -> Result<(), Fault> {
+    let Placed { body, invite, begun, unanswered } = placed;
+    let mut unanswered = Some(unanswered);
     let now = house.clock.now();
     let invite = lower(&invite, begun, now)?;
     let mut call = Outgoing::new(now, ring_time(invite.remaining_ms), None);
@@ -42,6 +42,9 @@ pub async fn run(
     held.inc();
     let mut end = peer.send(Message::Invite(invite)).err();
     while end.is_none() {
+        if call.connected().is_some() {
+            unanswered = None;
+        }
         let deadline = call.poll_timeout();
         end = tokio::select! {
             event = events.recv() => match event {
@@ -50,6 +53,8 @@ pub async fn run(
                 None => return Ok(()),
             },
             () = until(house, deadline) => call.handle_timeout(house.clock.now()),
+            () = superseded(unanswered.as_ref()) => Some(hangup(HangupReason::Superseded)),
+            () = house.cut.cancelled() => Some(hangup_for(&stopping())),
         };
     }
     held.dec();

@@ -14,10 +14,10 @@ use ahoy_proto::v1::{self, ErrorCode, pipe_item};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use prost::Message;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::carrier::Carrier;
-use super::{IDLE, Line};
+use super::{FORGOTTEN_AFTER, IDLE, Line, Outbox};
 use crate::home::{Home, broken};
 use crate::house::House;
 use crate::ledger::Outcome;
@@ -37,6 +37,7 @@ const STEP_BYTES: usize = 384 * 1024;
 pub struct Pump {
     house: Arc<House>,
     home: Arc<Home>,
+    outbox: Arc<Outbox>,
     line: Arc<Line>,
 }
 
@@ -48,16 +49,19 @@ struct Flight {
 
 impl Pump {
     /// A pump for a line of the outbox.
-    pub fn new(house: Arc<House>, home: Arc<Home>, line: Arc<Line>) -> Self {
-        Self { house, home, line }
+    pub fn new(house: Arc<House>, outbox: Arc<Outbox>, line: Arc<Line>) -> Self {
+        Self { house, home: outbox.home.clone(), outbox, line }
     }
 
-    /// Carries what is queued, for ever.
+    /// Carries what is queued, until there has been nothing for a long time.
     pub async fn run(self) {
         let mut backoff = Backoff::new();
         loop {
             if !self.has_work() {
-                self.line.work.notified().await;
+                let woken = timeout(FORGOTTEN_AFTER, self.line.work.notified()).await;
+                if woken.is_err() && self.outbox.retire(&self.line, || self.has_work()) {
+                    return;
+                }
                 continue;
             }
             let result = self.round(&mut backoff).await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ahoy_proto::address::{Address, Local};
 use ahoy_proto::key::SigningKey;
 use ahoy_proto::name::{Name, NamePolicy};
+use ahoy_proto::time::Clock;
 use ahoy_proto::v1::call_frame::Message;
 use ahoy_proto::v1::{self, Role, open, request, response, sync_frame};
 use ahoy_resolver::{DnsAnswer, DnsFault, DnsView, Found, MemoryPins, Resolver, ResolverLimits, Standing};
@@ -71,7 +72,20 @@ pub struct Server {
     pub homeserver: Arc<Homeserver>,
     stop: Option<oneshot::Sender<()>>,
     life: JoinHandle<()>,
-    endpoint: Endpoint,
+    pub endpoint: Endpoint,
+}
+
+/// What time it is, and how long live calls have when it stops.
+#[derive(Clone)]
+pub struct Time {
+    pub clock: Arc<dyn Clock>,
+    pub drain: Duration,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), drain: Duration::ZERO }
+    }
 }
 
 struct Once(Option<oneshot::Receiver<()>>);
@@ -103,13 +117,17 @@ fn config_text(name: &str, port: u16) -> String {
 impl Server {
     /// Starts a homeserver; on the port that it had when there is one.
     pub async fn start(dir: &Path, text: &str, table: &Table, port: u16) -> Self {
+        Self::start_with(dir, text, table, port, Time::default()).await
+    }
+
+    /// The same, with another idea of time.
+    pub async fn start_with(dir: &Path, text: &str, table: &Table, port: u16, time: Time) -> Self {
         install_crypto_provider();
         std::fs::create_dir_all(dir).unwrap();
         let identity = TlsIdentity::load_or_create(dir, &OsEntropy).unwrap();
         let spki = identity.spki();
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let endpoint = EndpointConfig::new(bind, identity).accepting().with_policy(policy());
-        let endpoint = Endpoint::bind(endpoint).unwrap();
+        let endpoint = soon(bound(bind, identity)).await;
         let addr = endpoint.local_addr();
         let config = Config::parse(&config_text(text, addr.port()), &dir.join("ahoyd.toml")).unwrap();
         let config = Arc::new(config);
@@ -117,7 +135,7 @@ impl Server {
         let folder = NameFolder::set_up(&config, &name, false, &SystemClock, &OsEntropy).unwrap();
         table.0.lock().unwrap().insert(format!("_ahoy.{name}"), folder.anchor.text().to_owned());
         let store = store::open(&config.store_dir(), 1 << 20).unwrap();
-        let clock = Arc::new(SystemClock);
+        let clock = time.clock.clone();
         let cards =
             CardBook::open(vec![folder], config.clone(), spki, store.clone(), clock.clone()).await.unwrap();
         let resolver = Resolver::new(
@@ -145,8 +163,10 @@ impl Server {
         let idle = homeserver.clone();
         let tracker = tokio_util::task::TaskTracker::new();
         let life = tracker.spawn(async move {
+            let deadline =
+                if time.drain.is_zero() { Duration::ZERO } else { time.drain + homeserver::CUT_TIME };
             lifecycle
-                .run(Once(Some(stopped)), || async move { idle.idle().await }, Duration::ZERO)
+                .run(Once(Some(stopped)), || async move { idle.idle(time.drain).await }, deadline)
                 .await
                 .unwrap();
         });
@@ -154,10 +174,15 @@ impl Server {
         Self { addr, name, invites, homeserver, stop: Some(stop), life, endpoint }
     }
 
+    /// Asks it to stop, as a signal would.
+    pub fn signal(&mut self) {
+        drop(self.stop.take());
+    }
+
     /// Stops it and waits until its store is closed.
     pub async fn stop(mut self) {
-        drop(self.stop.take());
-        self.life.await.unwrap();
+        self.signal();
+        soon(self.life).await.unwrap();
         self.endpoint.close().await;
     }
 
@@ -196,6 +221,17 @@ impl Server {
         let greeted = soon(endpoint.greet(self.addr, "hs.example", hello)).await.unwrap();
         let (connection, _) = soon(greeted.as_service(&credentials)).await.unwrap();
         Client { connection, _endpoint: endpoint }
+    }
+}
+
+/// Takes the port; one that was just given up may take a moment to be free.
+async fn bound(bind: SocketAddr, identity: TlsIdentity) -> Endpoint {
+    loop {
+        let config = EndpointConfig::new(bind, identity.clone()).accepting().with_policy(policy());
+        match Endpoint::bind(config) {
+            Ok(endpoint) => return endpoint,
+            Err(_) => tokio::task::yield_now().await,
+        }
     }
 }
 
@@ -247,12 +283,20 @@ impl Client {
         }
     }
 
+    /// The next call that is brought back to it. The other side waits to hear how far it was.
+    pub async fn resumed(&self, before: &Leg) -> (v1::CallOpen, Leg) {
+        let (open, mut leg) = self.ringing().await;
+        let resumed = Message::Resumed(v1::Resumed { last_received: before.heard });
+        leg.stream.send(&v1::CallFrame { counter: 0, message: Some(resumed) }).await.unwrap();
+        (open, leg)
+    }
+
     /// The next call that is brought to it.
     pub async fn ringing(&self) -> (v1::CallOpen, Leg) {
         match soon(self.connection.accept()).await {
             Some((open::Open::Call(open), stream)) => {
-                let mut leg = Leg { stream, sent: 0, heard: 0, token: Bytes::new() };
-                let token = v1::HopToken { token: Bytes::from_static(&[7; 16]) };
+                let mut leg = Leg { stream, sent: 0, heard: 0, token: Bytes::from_static(&[7; 16]) };
+                let token = v1::HopToken { token: leg.token.clone() };
                 let frame = v1::CallFrame { counter: 0, message: Some(Message::Token(token)) };
                 leg.stream.send(&frame).await.unwrap();
                 (open, leg)
