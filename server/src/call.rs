@@ -214,7 +214,7 @@ struct Placed<'a> {
     unanswered: Unanswered<'a>,
 }
 
-/// Looks whether the callee is calling the caller; whoever has the higher call id is told so. `[CALL-INVITE-07]`
+/// Looks whether the callee is calling the caller; whoever has the higher call id is told so. `[CALL-INVITE-21]`
 fn meet<'a>(
     house: &'a House,
     call: CallId,

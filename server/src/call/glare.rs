@@ -1,4 +1,4 @@
-//! Decides which call survives when two addresses call each other: the one with the lower id. `[CALL-INVITE-07]`
+//! Decides which call survives when two addresses call each other: the one with the lower id. `[CALL-INVITE-21]`
 //!
 //! Both homeservers see both calls and come to the same verdict. A call that was answered is out of the question: it
 //! has won.
