@@ -344,3 +344,54 @@ async fn a_service_claims_only_what_its_enrolment_allows() {
     assert_eq!(spent.unwrap_err().code, ErrorCode::BadInvite);
     world.end().await;
 }
+
+#[tokio::test]
+async fn drafts_that_no_single_commit_could_hold_become_events_all_the_same() {
+    let world = World::peopled().await;
+    let large = "x".repeat(60 * 1024);
+    for id in 0..100 {
+        world.say(id, &large).await.unwrap();
+    }
+    let (from, to) = (address("caller@home.example"), address("support@bank.example"));
+    let answer = world.bank.answer_contact(&from, false, &to).unwrap();
+    let record = Arc::new(contact::check(&world.caller.desk, &from, &to, &answer));
+    loop {
+        let (from, to, record) = (from.clone(), to.clone(), record.clone());
+        let more = world.caller.ledger.write(move |page| submit::answered(page, &from, &to, &record)).await;
+        if !more.unwrap() {
+            break;
+        }
+    }
+    assert_eq!(queue(&world.caller, &world.bank).len(), 100);
+    world.bank.open_pipe(&world.caller.desk.name, 1).await.unwrap();
+    carry(&world.caller, &world.bank, 1).await.unwrap();
+    assert_eq!(log(&world.bank, "service:bot").len(), 100, "nor does the hub commit them all at once");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_is_refused_is_remembered_for_a_window_and_no_longer() {
+    let world = World::peopled().await;
+    let source = world.caller.desk.name.clone();
+    world.bank.open_pipe(&source, 1).await.unwrap();
+    for batch in 0..6 {
+        let refused = |n: u64| Item {
+            seq: 1 + batch * 500 + n,
+            what: What::Refused(ahoy_proto::fault::Fault::new(ErrorCode::Malformed, "no")),
+        };
+        let taken = world.bank.take(&source, 1, (0..500).map(refused).collect()).await.unwrap();
+        assert_eq!(taken.ack.refused.len(), 500);
+    }
+    let accept = world.bank.open_pipe(&source, 2).await.unwrap();
+    let heard: Vec<u64> = accept.refused.iter().map(|refusal| refusal.seq).collect();
+    assert_eq!(heard, (3_000 - 1023..=3_000).collect::<Vec<u64>>(), "the newest, as many as may be in doubt");
+    world.end().await;
+}
+
+#[test]
+fn an_event_that_would_not_fit_a_frame_with_its_placement_is_refused() {
+    let body = v1::EventBody { kind: "k".repeat(80 * 1024), ..v1::EventBody::default() };
+    let event = v1::Event { body: body.encode_to_vec().into(), attestation: None };
+    let Err(fault) = ahoyd::checked::Checked::new(event, &policy()) else { panic!("it is taken") };
+    assert_eq!((fault.code, &*fault.message), (ErrorCode::Malformed, "the event is too large"));
+}

@@ -1,5 +1,8 @@
 //! Two homeservers in one process, with real endpoints on loopback and real stores; DNS is a table.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -15,8 +18,8 @@ use ahoy_proto::v1::{self, Role, open, request, response, sync_frame};
 use ahoy_resolver::{DnsAnswer, DnsFault, DnsView, Found, MemoryPins, Resolver, ResolverLimits, Standing};
 use ahoy_transport::clock::{OsEntropy, SystemClock};
 use ahoy_transport::{
-    Connection, DeviceCredentials, Endpoint, EndpointConfig, Hello, ServiceCredentials, Stream, TlsIdentity,
-    install_crypto_provider,
+    ConnectError, Connection, DeviceCredentials, Endpoint, EndpointConfig, Hello, ServiceCredentials, Stream,
+    TlsIdentity, install_crypto_provider,
 };
 use ahoyd::card_book::CardBook;
 use ahoyd::config::Config;
@@ -25,7 +28,7 @@ use ahoyd::invite::{Grant, InviteKey, VALID_FOR};
 use ahoyd::lifecycle::{Lifecycle, Signal};
 use ahoyd::metrics::Metrics;
 use ahoyd::name_folder::NameFolder;
-use ahoyd::store;
+use ahoyd::store::{self, Store};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -122,6 +125,21 @@ impl Server {
 
     /// The same, with another idea of time.
     pub async fn start_with(dir: &Path, text: &str, table: &Table, port: u16, time: Time) -> Self {
+        let config = |port| config_text(text, port);
+        Self::launch(dir, &[text], config, table, port, time, |store| store).await.unwrap()
+    }
+
+    /// Starts a homeserver of these names, the first of which is [`Server::name`], with a store that `wrap` makes of
+    /// the real one.
+    pub async fn launch(
+        dir: &Path,
+        names: &[&str],
+        config: impl Fn(u16) -> String,
+        table: &Table,
+        port: u16,
+        time: Time,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> anyhow::Result<Self> {
         install_crypto_provider();
         std::fs::create_dir_all(dir).unwrap();
         let identity = TlsIdentity::load_or_create(dir, &OsEntropy).unwrap();
@@ -129,15 +147,19 @@ impl Server {
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let endpoint = soon(bound(bind, identity)).await;
         let addr = endpoint.local_addr();
-        let config = Config::parse(&config_text(text, addr.port()), &dir.join("ahoyd.toml")).unwrap();
+        let config = Config::parse(&config(addr.port()), &dir.join("ahoyd.toml")).unwrap();
         let config = Arc::new(config);
-        let name = name(text);
-        let folder = NameFolder::set_up(&config, &name, false, &SystemClock, &OsEntropy).unwrap();
-        table.0.lock().unwrap().insert(format!("_ahoy.{name}"), folder.anchor.text().to_owned());
-        let store = store::open(&config.store_dir(), 1 << 20).unwrap();
+        let mut folders = Vec::new();
+        for text in names {
+            let name = name(text);
+            let folder = NameFolder::set_up(&config, &name, false, &SystemClock, &OsEntropy).unwrap();
+            table.0.lock().unwrap().insert(format!("_ahoy.{name}"), folder.anchor.text().to_owned());
+            folders.push(folder);
+        }
+        let name = name(names[0]);
+        let store = wrap(store::open(&config.store_dir(), 1 << 20).unwrap());
         let clock = time.clock.clone();
-        let cards =
-            CardBook::open(vec![folder], config.clone(), spki, store.clone(), clock.clone()).await.unwrap();
+        let cards = CardBook::open(folders, config.clone(), spki, store.clone(), clock.clone()).await?;
         let resolver = Resolver::new(
             Arc::new(table.clone()),
             Arc::new(MemoryPins::default()),
@@ -158,7 +180,7 @@ impl Server {
             tasks: lifecycle.tasks(),
             metrics: Metrics::default(),
         };
-        let homeserver = Arc::new(homeserver::start(parts).await.unwrap());
+        let homeserver = Arc::new(homeserver::start(parts).await?);
         let (stop, stopped) = oneshot::channel();
         let idle = homeserver.clone();
         let tracker = tokio_util::task::TaskTracker::new();
@@ -171,7 +193,7 @@ impl Server {
                 .unwrap();
         });
         let invites = InviteKey::load_or_create(&config.data_dir, &OsEntropy).unwrap();
-        Self { addr, name, invites, homeserver, stop: Some(stop), life, endpoint }
+        Ok(Self { addr, name, invites, homeserver, stop: Some(stop), life, endpoint })
     }
 
     /// Asks it to stop, as a signal would.
@@ -186,7 +208,7 @@ impl Server {
         self.endpoint.close().await;
     }
 
-    fn invite(&self, grant: &Grant) -> v1::Enrol {
+    pub fn invite(&self, grant: &Grant) -> v1::Enrol {
         let invite = self.invites.issue(grant, VALID_FOR, &SystemClock, &OsEntropy);
         v1::Enrol { invite, label: "test".into() }
     }
@@ -194,34 +216,61 @@ impl Server {
     /// Signs a device in, with an invite of its own.
     pub async fn device(&self, account: &str, seed: u8) -> Client {
         let account = address(account);
-        let enrol = Some(self.invite(&Grant::Account(account.clone())));
-        let credentials = DeviceCredentials { account, key: SigningKey::from_seed([seed; 32]), enrol };
+        let enrol = self.invite(&Grant::Account(account.clone()));
+        self.device_with(account, seed, enrol).await.unwrap()
+    }
+
+    /// Signs a device in with this invite.
+    pub async fn device_with(
+        &self,
+        account: Address,
+        seed: u8,
+        enrol: v1::Enrol,
+    ) -> Result<Client, ConnectError> {
+        let hello = Hello::new(Role::Device, account.name().clone());
+        let key = SigningKey::from_seed([seed; 32]);
+        let credentials = DeviceCredentials { account, key, enrol: Some(enrol) };
         let endpoint = dialler();
-        let hello = Hello::new(Role::Device, self.name.clone());
-        let greeted = soon(endpoint.greet(self.addr, "hs.example", hello)).await.unwrap();
-        let (connection, _) = soon(greeted.as_device(&credentials)).await.unwrap();
-        Client { connection, _endpoint: endpoint }
+        let greeted = soon(endpoint.greet(self.addr, "hs.example", hello)).await?;
+        let (connection, _) = soon(greeted.as_device(&credentials)).await?;
+        Ok(Client { connection, _endpoint: endpoint })
     }
 
     /// Signs a service in, with an invite of its own.
     pub async fn service(&self, service: &str, seed: u8, calls: bool, messages: bool) -> Client {
-        let addresses = vec![address("support@bank.example")];
-        let grant =
-            Grant::Service { name: self.name.clone(), service: service.into(), addresses: addresses.clone() };
+        let enrol = self.invite(&support(service));
+        self.service_with(service, seed, calls, messages, enrol).await.unwrap()
+    }
+
+    /// Signs a service in with this invite.
+    pub async fn service_with(
+        &self,
+        service: &str,
+        seed: u8,
+        calls: bool,
+        messages: bool,
+        enrol: v1::Enrol,
+    ) -> Result<Client, ConnectError> {
         let credentials = ServiceCredentials {
             service: Local::parse(service).unwrap(),
             key: SigningKey::from_seed([seed; 32]),
-            enrol: Some(self.invite(&grant)),
-            addresses,
+            enrol: Some(enrol),
+            addresses: vec![address("support@bank.example")],
             calls,
             messages,
         };
         let endpoint = dialler();
-        let hello = Hello::new(Role::Service, self.name.clone());
-        let greeted = soon(endpoint.greet(self.addr, "hs.example", hello)).await.unwrap();
-        let (connection, _) = soon(greeted.as_service(&credentials)).await.unwrap();
-        Client { connection, _endpoint: endpoint }
+        let hello = Hello::new(Role::Service, name("bank.example"));
+        let greeted = soon(endpoint.greet(self.addr, "hs.example", hello)).await?;
+        let (connection, _) = soon(greeted.as_service(&credentials)).await?;
+        Ok(Client { connection, _endpoint: endpoint })
     }
+}
+
+/// What a service of the bank may answer for.
+pub fn support(service: &str) -> Grant {
+    let addresses = vec![address("support@bank.example")];
+    Grant::Service { name: name("bank.example"), service: service.into(), addresses }
 }
 
 /// Takes the port; one that was just given up may take a moment to be free.
