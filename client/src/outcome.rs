@@ -18,7 +18,7 @@ pub fn sentence(reason: HangupReason) -> &'static str {
         R::AnsweredElsewhere => "answered on another device",
         R::Superseded => "the other side called at the same moment: that call goes on instead",
         R::Media => "no common codec or no path for the audio: check that UDP is not blocked",
-        R::ConnectionLost => "the connection was lost for more than 15 seconds: call again",
+        R::ConnectionLost => "the connection to the other side was lost: call again",
         R::Forbidden => "the line does not allow this call",
         R::Limited => "too many calls: wait before the next one",
         R::Unavailable => "the line is busy or being restarted: try again in a minute",

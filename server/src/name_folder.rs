@@ -93,7 +93,7 @@ impl NameFolder {
             Err(NameFolderError::Damaged { .. }) if renew => None,
             read => read?,
         };
-        let current = stored.as_ref().filter(|anchor| !renew && says(anchor, config, name, &anchor_key));
+        let current = stored.as_ref().filter(|anchor| !renew && says(anchor, config, &anchor_key));
         let anchor = match current {
             Some(anchor) => anchor.clone(),
             None => {
@@ -107,7 +107,7 @@ impl NameFolder {
 
     /// Whether the anchor says what the configuration does. If not, `ahoyd anchor` signs one that does.
     pub fn is_current(&self, config: &Config) -> bool {
-        says(&self.anchor, config, &self.name, &self.anchor_key)
+        says(&self.anchor, config, &self.anchor_key)
     }
 
     /// What has to be published, in the forms that DNS hosters ask for.
@@ -131,13 +131,12 @@ fn read_anchor(path: &Path) -> Result<Option<Anchor>, NameFolderError> {
     anchor.map(Some).map_err(|error| NameFolderError::Damaged { path: path.to_owned(), error })
 }
 
-fn says(anchor: &Anchor, config: &Config, name: &Name, key: &SigningKey) -> bool {
-    anchor.key == key.public()
-        && anchor.endpoints == [config.endpoint.clone()]
-        && anchor.capabilities.as_deref() == Some(&capabilities(config, name))
+/// Lines and capabilities may change every day: they are in the card, and the anchor says nothing of them.
+fn says(anchor: &Anchor, config: &Config, key: &SigningKey) -> bool {
+    anchor.key == key.public() && anchor.endpoints == [config.endpoint.clone()]
 }
 
-/// Letters of the anchor's `c` tag: messages and calls always, `s` when a PBX answers a line. `[NAME-ANCHOR-04]`
+/// Letters of the card's capabilities: messages and calls always, `s` when a PBX answers a line. `[NAME-ANCHOR-04]`
 pub fn capabilities(config: &Config, name: &Name) -> String {
     let has_pbx = config.lines_of(name).any(|line| line.kind == LineKind::Pbx);
     if has_pbx { "mcs".into() } else { "mc".into() }
@@ -156,7 +155,6 @@ fn sign(
     let draft = AnchorDraft {
         signed_at: now.max(least),
         endpoints: vec![AnchorEndpoint::clone(&config.endpoint)],
-        capabilities: capabilities(config, name),
         ..AnchorDraft::default()
     };
     draft.sign(name, key).map_err(|error| NameFolderError::Sign { name: name.clone(), error })
@@ -254,7 +252,7 @@ mod tests {
         ));
         let first = set_up(&first_config, false, 1_800_000_000);
         assert_eq!(first.anchor.verify(&first.name, Timestamp::from_secs(1_800_000_001)).map(|_| ()), Ok(()));
-        assert_eq!(first.anchor.capabilities.as_deref(), Some("mcs"));
+        assert_eq!(first.anchor.capabilities, None, "a new line needs no new record");
         assert_eq!(set_up(&first_config, false, 1_800_000_500).anchor, first.anchor, "nothing has changed");
         let moved_config = config(dir.path(), "new.bank.example");
         let opened = NameFolder::open(&moved_config, &first.name).unwrap();

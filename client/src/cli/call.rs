@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use super::home::Home;
+use super::read::printable;
 
 /// What both directions take.
 #[derive(clap::Args)]
@@ -166,6 +167,9 @@ fn report_text(report: &CallReport, json: bool) -> String {
         format!("the call with {} ended {who}: {}", report.peer, outcome::sentence(report.reason()));
     if report.hangup.sip_status != 0 {
         text += &format!(" (SIP {})", report.hangup.sip_status);
+    }
+    if !report.hangup.message.is_empty() {
+        text += &format!(" ({})", printable(&report.hangup.message));
     }
     if let Some(recording) = recording {
         text += &format!("; {:.1} s recorded", recording.seconds);

@@ -116,7 +116,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Without what could steer a terminal: a stranger wrote it.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
 }
 

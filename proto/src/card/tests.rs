@@ -1,3 +1,5 @@
+//! Holds the rules of cards: what a signature, a life, a delegation and an order are worth.
+
 use std::time::Duration;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Holds the rules of forking: who wins, who is told what, when it ends.
+
 use super::*;
 use crate::testing::NOW;
 use crate::v1;
