@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tokio::time::timeout;
 
 /// The largest frame that is legal unless advertised otherwise [WIRE-FRAME-02].
@@ -148,13 +148,6 @@ impl Stream {
     pub fn finish(&mut self) {
         // A stream that is gone already cannot be finished, which is what the next read tells.
         let _ = self.send.finish();
-    }
-
-    /// Drops both directions.
-    pub fn abandon(&mut self) {
-        // As above.
-        let _ = self.send.reset(VarInt::from_u32(0));
-        let _ = self.recv.stop(VarInt::from_u32(0));
     }
 
     /// The next frame's payload within [`PATIENCE`]. Cancel-safe.

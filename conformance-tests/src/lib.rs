@@ -5,6 +5,7 @@ pub mod cases;
 pub mod coverage;
 pub mod event;
 pub mod frame;
+pub mod leg;
 pub mod moment;
 pub mod peer;
 pub mod pipe;

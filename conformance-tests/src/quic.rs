@@ -96,6 +96,16 @@ impl Net {
     }
 }
 
+impl Net {
+    /// A connection as a device makes it, on which nothing was awaited.
+    ///
+    /// # Errors
+    /// When it cannot be dialled.
+    pub fn connecting(&self, to: SocketAddr, host: &str) -> anyhow::Result<quinn::Connecting> {
+        Ok(self.endpoint.connect_with(self.without_certificate.clone(), to, host)?)
+    }
+}
+
 /// SHA-256 of the SPKI that the other side showed.
 ///
 /// # Errors
@@ -148,6 +158,7 @@ fn client_config(
         None => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = vec![alpn.to_vec()];
+    tls.enable_early_data = true;
     let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     client.transport_config(transport());
     Ok(client)

@@ -282,6 +282,10 @@ impl World {
         let session =
             greeted.authenticate(auth).await.with_context(|| format!("{} signs in", account.name))?;
         account.is_enrolled.store(true, Ordering::Relaxed);
+        // Whoever has an answer to a request is connected for calls too: `Ready` alone may arrive a moment earlier.
+        let who = v1::Who { address: self.subject.name.clone() };
+        // What the answer says is nothing to this.
+        let _ = session.request(v1::request::Request::Who(who)).await;
         Ok(session)
     }
 

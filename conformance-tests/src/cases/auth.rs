@@ -8,7 +8,7 @@ use ahoy_proto::v1::{self, ErrorCode, Role, control_frame::Frame};
 use super::{Case, Seen};
 use crate::frame::End;
 use crate::quic::Show;
-use crate::refusal::{Refused, expect_refusal};
+use crate::refusal::{Refused, Skipped, expect_refusal};
 use crate::session::{Greeted, auth, control, greet, hello, proof};
 use crate::sign::{Key, sign_anchor, sign_card};
 use crate::world::{Site, World, claim};
@@ -112,6 +112,18 @@ pub(super) const CASES: &[Case] = &[
         &["WIRE-AUTH-02"],
         "an Auth with 65 claims is refused with MALFORMED",
         |w| Box::pin(too_many_claims(w)),
+    ),
+    Case::new(
+        "auth-one-lookup",
+        &["WIRE-AUTH-12"],
+        "a stranger's 40 claims cause no more look-ups than one",
+        |w| Box::pin(one_lookup(w)),
+    ),
+    Case::new(
+        "auth-line-as-account",
+        &["SVC-CLAIM-05"],
+        "signing up for a line's address is refused with ADDRESS_TAKEN",
+        |w| Box::pin(line_as_account(w)),
     ),
     Case::new(
         "auth-no-certificate",
@@ -339,4 +351,31 @@ async fn no_certificate(world: &World) -> Seen {
         }
         Err(error) => Err(error),
     }
+}
+
+async fn one_lookup(world: &World) -> Seen {
+    let card = |n: usize| {
+        let site = Site::new(world.name(&format!("claimed{n}")));
+        let anchor = sign_anchor(&site.name, &site.key, &world.anchor_text(&site)?);
+        anyhow::Ok(sign_card(&world.card(&site, &anchor), &site.key))
+    };
+    let before = world.dns.queries();
+    ensure!(
+        claim_with(world, false, vec![card(0)?]).await.is_err(),
+        "a claim of a name without zone was believed"
+    );
+    let one = world.dns.queries() - before;
+    let cards = (1..=40).map(card).collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(claim_with(world, false, cards).await.is_err(), "claims of names without zone were believed");
+    let all = world.dns.queries() - before - one;
+    ensure!(all <= 2 * one, "40 claims caused {all} queries, one caused {one}");
+    Ok(format!("{one} queries for one claim, {all} for 40"))
+}
+
+async fn line_as_account(world: &World) -> Seen {
+    let line = world.line()?;
+    let Some(account) = world.devices.iter().find(|account| account.name == line) else {
+        bail!(Skipped(format!("needs an --invite for {line}")));
+    };
+    expect_refusal(enrol_with(world, line, &account.invite).await, ErrorCode::AddressTaken)
 }

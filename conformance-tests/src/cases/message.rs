@@ -8,7 +8,7 @@ use ahoy_proto::v1::{self, ErrorCode, open::Open, request, response, sync_item::
 use super::{Case, Seen};
 use crate::event::{self, Placed, check_placed, text, words};
 use crate::moment::{now_ms, random};
-use crate::refusal::{check_error, expect_refusal};
+use crate::refusal::{Skipped, check_error, expect_refusal};
 use crate::session::Session;
 use crate::world::World;
 
@@ -53,6 +53,21 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new("message-direct", &["CONV-ID-02"], "two people of the subject write to each other", |w| {
         Box::pin(direct(w))
+    }),
+    Case::new(
+        "message-to-the-front-desk",
+        &["NAME-ADDR-09"],
+        "the bare name is the front desk, a line of its own",
+        |w| Box::pin(front_desk(w)),
+    ),
+    Case::new(
+        "message-typed-address",
+        &["NAME-ADDR-07", "NAME-ADDR-01"],
+        "an address in capitals is read as typed, and is canonical on the wire",
+        |w| Box::pin(typed_address(w)),
+    ),
+    Case::new("message-epochs", &["EVENT-PLACE-03"], "two conversations have two epochs", |w| {
+        Box::pin(epochs(w))
     }),
     Case::new(
         "message-to-nobody",
@@ -397,4 +412,41 @@ async fn device_pipe(world: &World) -> Seen {
     let mut stream = device.open(Open::Pipe(open)).await?;
     let end: anyhow::Result<()> = Err(stream.end(crate::frame::PATIENCE).await.into());
     expect_refusal(end, ErrorCode::NotAllowed)
+}
+
+async fn front_desk(world: &World) -> Seen {
+    let (device, service) = (world.device(0).await?, world.service().await?);
+    let name = &world.subject.name;
+    if !world.desk()?.addresses.contains(name) {
+        bail!(Skipped(format!("needs {name} itself among the addresses of --service-invite")));
+    }
+    let said = unique("to the front desk");
+    device.submit(submission(name, &said)).await?;
+    let card = world.subject_card().await?;
+    let seen = check_placed(&heard(&service, &said).await?, &card, &card)?;
+    ensure!(seen.event.to == *name, "the event is to {:?}", seen.event.to);
+    ensure!(seen.event.conversation == event::line(name, &seen.event.origin), "CONV-ID-02: another id");
+    Ok(format!("heard at {name}"))
+}
+
+async fn typed_address(world: &World) -> Seen {
+    let (device, service) = (world.device(0).await?, world.service().await?);
+    let (line, said) = (world.line()?, unique("shouted"));
+    device.submit(submission(&line.to_uppercase(), &said)).await?;
+    let card = world.subject_card().await?;
+    let seen = check_placed(&heard(&service, &said).await?, &card, &card)?;
+    ensure!(seen.event.to == line, "the event is to {:?}", seen.event.to);
+    for bad in ["a b@bank.example", "-a@bank.example", "a@@bank.example", "@bank.example"] {
+        let refused = device.submit(submission(bad, &said)).await;
+        ensure!(refused.is_err(), "a message to {bad:?} was taken");
+    }
+    Ok(format!("heard at {line}"))
+}
+
+async fn epochs(world: &World) -> Seen {
+    let (ann, bob, service) = (world.device(0).await?, world.device(1).await?, world.service().await?);
+    let one = say(world, &ann, &service, &unique("one")).await?.placement.epoch;
+    let other = say(world, &bob, &service, &unique("other")).await?.placement.epoch;
+    ensure!(one != other && one > 1 << 20 && other > 1 << 20, "epochs {one:x} and {other:x} are not random");
+    Ok(format!("{one:x} and {other:x}"))
 }

@@ -128,6 +128,18 @@ pub(super) const CASES: &[Case] = &[
         Box::pin(special_use(w))
     }),
     Case::new(
+        "name-three-anchors",
+        &["NAME-ANCHOR-11"],
+        "of three usable anchors the oldest does not count",
+        |w| Box::pin(three_anchors(w)),
+    ),
+    Case::new(
+        "name-silent-dns",
+        &["NAME-LEVEL-05"],
+        "while DNS is silent a pinned name is kept and an unknown one is DnsUnavailable",
+        |w| Box::pin(silent(w)),
+    ),
+    Case::new(
         "name-typed",
         &["NAME-ADDR-01"],
         "capital letters and a trailing dot are read as typed names",
@@ -392,4 +404,40 @@ async fn special_use(world: &World) -> Seen {
 async fn typed(world: &World) -> Seen {
     let name = format!("{}.", world.home.name.to_uppercase());
     is_secure(explain(world, &name).await?)
+}
+
+async fn three_anchors(world: &World) -> Seen {
+    let site = site(world, "three");
+    let (second, third) = (Site::new(site.name.clone()), Site::new(site.name.clone()));
+    let port = world.net.address()?.port();
+    let anchor = |of: &Site, age: u64| {
+        let text = anchor_text(&of.key, now_s() - age, &format!("e=hs.{}:{port}", site.name));
+        sign_anchor(&site.name, &of.key, &text)
+    };
+    // The card rests on the oldest, so that it is good only if that one counts.
+    let oldest = anchor(&site, 300);
+    show_card(world, &site, &oldest);
+    let text = |data: String| ZoneRecord::new(format!("_ahoy.{}", site.name), Data::Text(data));
+    let records = vec![text(oldest), text(anchor(&second, 200)), text(anchor(&third, 100))];
+    world.put_zone(&site, records, Signing::Signed)?;
+    expect_refusal(explain(world, &site.name).await, ErrorCode::PeerNotAuthentic)
+}
+
+async fn silent(world: &World) -> Seen {
+    let (known, unknown) = (site(world, "keptinsilence"), site(world, "neverseen"));
+    world.open_site(&known)?;
+    world.open_site(&unknown)?;
+    is_secure(explain(world, &known.name).await?)?;
+    let device = world.device(0).await?;
+    world.dns.set_silent(true);
+    let begun = tokio::time::Instant::now();
+    let kept = device.explain(&known.name).await;
+    let took = begun.elapsed();
+    let refused = device.explain(&unknown.name).await;
+    world.dns.set_silent(false);
+    let level = kept?.level;
+    ensure!(level == "Continuity", "the pinned name is {level:?}");
+    ensure!(took.as_millis() < 3500, "the pinned name took {} ms", took.as_millis());
+    let seen = expect_refusal(refused.map(|answer| answer.level), ErrorCode::DnsUnavailable)?;
+    Ok(format!("kept after {} ms; {seen}", took.as_millis()))
 }

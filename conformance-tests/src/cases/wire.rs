@@ -92,6 +92,12 @@ pub(super) const CASES: &[Case] = &[
         |w| Box::pin(long_length(w)),
     ),
     Case::new(
+        "wire-no-early-data",
+        &["WIRE-HELLO-06"],
+        "a second connection can neither resume TLS nor send data early",
+        |w| Box::pin(no_early_data(w)),
+    ),
+    Case::new(
         "wire-blob",
         &["WIRE-STREAM-02", "WIRE-ERR-01"],
         "a blob stream is reset with UNSUPPORTED",
@@ -398,4 +404,15 @@ fn mapped_address(answer: &[u8], id: &[u8; 12]) -> Option<std::net::SocketAddr> 
         }
         attributes = rest.get(size.next_multiple_of(4)..)?;
     }
+}
+
+async fn no_early_data(world: &World) -> Seen {
+    // The first connection would bring the ticket.
+    drop(world.device(0).await?);
+    let subject = &world.subject;
+    let connecting = world.net.connecting(subject.address, &subject.host)?;
+    if connecting.into_0rtt().is_ok() {
+        bail!("the subject gave a ticket for early data");
+    }
+    Ok("no ticket for early data".into())
 }
