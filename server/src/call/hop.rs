@@ -207,12 +207,22 @@ impl Hop {
         loop {
             let why = match self.talk(&mut stream, &mut waiting, &events).await {
                 Talk::Over => return,
-                Talk::Superseded(back) => self.take(*back).await,
+                Talk::Superseded(back) => match self.accept_resume(*back).await {
+                    Ok(next) => Ok(next),
+                    Err(fault) => {
+                        // Only a valid one takes over. [CALL-RESUME-04]
+                        tracing::debug!(%fault, "a call was not resumed");
+                        continue;
+                    }
+                },
                 Talk::Lost => {
                     self.buffer.lost(self.house.clock.now());
                     self.recover(&mut waiting).await
                 }
-                Talk::Broken(fault) => Err(hangup_for(&fault)),
+                Talk::Broken(fault) => {
+                    self.tell(&events, Event::Lost(hangup_for(&fault))).await;
+                    return farewell(&mut stream.0, &fault).await;
+                }
             };
             match why {
                 Ok(next) => stream = next,
@@ -322,6 +332,8 @@ impl Hop {
         }
         match self.buffer.receive(frame) {
             Ok(Some(message)) => {
+                // Whatever becomes of the stream now, there is nothing to resume.
+                self.is_over |= matches!(message, Message::Hangup(_));
                 self.tell(events, Event::Message(message)).await;
                 Ok(())
             }
@@ -368,10 +380,6 @@ impl Hop {
                 other => return other,
             }
         }
-    }
-
-    async fn take(&mut self, back: Return) -> Result<(SendHalf, RecvHalf), Hangup> {
-        self.accept_resume(back).await.map_err(|fault| hangup_for(&fault))
     }
 
     async fn accept_resume(&mut self, back: Return) -> Result<(SendHalf, RecvHalf), Fault> {
@@ -431,6 +439,19 @@ async fn resumed(end: &mut End) -> Box<Return> {
 async fn within<T>(time: Duration, step: impl Future<Output = Result<T, StreamError>>) -> Result<T, Fault> {
     let done = timeout(time, step).await.unwrap_or(Err(StreamError::Deadline(time)));
     done.map_err(|error| error.fault())
+}
+
+/// Says why the hop ends here; a stream that just ended would look like one that was lost.
+async fn farewell(send: &mut SendHalf, fault: &Fault) {
+    let frame = v1::CallFrame { counter: 0, message: Some(Message::Error(fault.to_wire())) };
+    let told = async {
+        if send.send(&frame).await.is_ok() {
+            send.finish();
+            send.delivered().await;
+        }
+    };
+    // Whoever does not read it has broken the rules, or is gone.
+    let _ = timeout(LAST_WORDS, told).await;
 }
 
 fn talk_of(error: &StreamError) -> Talk {
