@@ -9,7 +9,7 @@ use ahoy_client::Session;
 use ahoy_proto::address::Address;
 use ahoy_proto::name::NamePolicy;
 use ahoy_proto::time::{Clock, Entropy};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -86,8 +86,11 @@ impl LiveTrunk {
             limits: AgentLimits::default(),
         };
         let random = Box::new(move || random_u64(&*entropy));
-        let (port, incoming) = SipPort::bind(bind, config, random, tracker, stop).await?;
-        tracing::info!(trunk = %trunk.id, local = %port.local_addr(), %peer, %advertised, "trunk is up");
+        let (port, incoming) = SipPort::bind(bind, config, random, tracker, stop.clone()).await?;
+        tracing::info!(trunk = %trunk.id, local = %port.local_addr(), %peer, %advertised, "trunk is bound");
+        if trunk.file.probe {
+            tracker.spawn(stop.run_until_cancelled_owned(follow(port.watch(), trunk.id.clone(), peer)));
+        }
         Ok((Arc::new(Self { trunk, port, media_ip: bind.ip(), advertised }), incoming))
     }
 
@@ -113,18 +116,14 @@ impl LiveTrunk {
 }
 
 impl Exchange {
-    /// Serves calls of the network until drained, and those of the trunks with them.
+    /// Serves calls of the network until the session ends, and those of the trunks until drained.
     pub async fn run(self: Arc<Self>, incoming: Vec<mpsc::Receiver<IncomingCall>>) {
         for (trunk, calls) in self.trunks.iter().cloned().zip(incoming) {
             let exchange = self.clone();
             self.calls.spawn(async move { exchange.serve_trunk(trunk, calls).await });
         }
-        loop {
-            let call = tokio::select! {
-                () = self.draining.cancelled() => break,
-                call = self.session.next_call() => call,
-            };
-            let Some(call) = call else { break };
+        // Also while draining: whoever calls then is told so, until the session ends.
+        while let Some(call) = self.session.next_call().await {
             let exchange = self.clone();
             self.calls.spawn(async move { outbound::serve(exchange, call).await });
         }
@@ -159,6 +158,18 @@ impl Exchange {
 
     fn line(&self, line: &Address) -> Option<(Arc<LiveTrunk>, sipx_sip::Uri)> {
         self.trunks.iter().find_map(|trunk| Some((trunk.clone(), trunk.trunk.target(line)?.clone())))
+    }
+}
+
+/// Says in the log when a trunk goes down and when it is back.
+async fn follow(mut up: watch::Receiver<bool>, trunk: String, peer: SocketAddr) {
+    while up.changed().await.is_ok() {
+        if *up.borrow_and_update() {
+            tracing::info!(trunk, %peer, "trunk is up again: the PBX answers");
+        } else {
+            tracing::warn!(trunk, %peer, "trunk is down: the PBX does not answer OPTIONS, calls to its lines are \
+                refused until it does (probe = false for a PBX that never answers OPTIONS)");
+        }
     }
 }
 

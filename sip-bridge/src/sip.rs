@@ -6,6 +6,7 @@ mod dialog;
 pub mod driver;
 mod flow;
 mod gate;
+mod health;
 mod leg;
 mod message;
 mod negotiation;

@@ -50,6 +50,9 @@ pub struct TrunkFile {
     /// Whether UDP requests above 1,300 bytes go over TCP.
     #[serde(default = "yes")]
     pub large_over_tcp: bool,
+    /// Whether the PBX is asked by OPTIONS if it is alive.
+    #[serde(default = "yes")]
+    pub probe: bool,
     /// Whether the PBX is told the caller as `P-Asserted-Identity`.
     #[serde(default)]
     pub assert_identity: bool,

@@ -18,7 +18,7 @@ use super::report::Report;
 use crate::rtc::{RtcCall, RtcEvent, RtcEvents, RtcLeg};
 use crate::rtp::{RtpLeg, Tone, is_dialable};
 use crate::sdp::{Direction, MediaPlan};
-use crate::sip::{LegEvent, SipLeg};
+use crate::sip::{End, EndCause, LegEvent, SipLeg};
 use crate::status_map;
 
 /// Time after the answer in which sound must have come from both sides. [BRIDGE-RTP-04]
@@ -322,6 +322,7 @@ impl Joint {
     pub async fn finish(mut self, ending: Ending) {
         let reason = ending.reason();
         if !ending.from_sip {
+            self.report.sip_ended(&End::of(EndCause::Local));
             self.sip.hang_up(status_map::status_of_reason(reason));
         }
         if !ending.from_network {

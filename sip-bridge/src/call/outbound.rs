@@ -23,6 +23,8 @@ const RING: Duration = Duration::from_secs(90);
 const EARLY: Duration = Duration::from_secs(180);
 /// A PBX that says nothing at all to an INVITE for this long is down. [BRIDGE-SIP-13]
 const SILENCE: Duration = Duration::from_secs(5);
+/// When to try again after a refusal that passes; as long as `Retry-After` towards the PBX.
+const RETRY_AFTER_MS: u32 = 10_000;
 
 /// Serves one call from its Invite to its CDR.
 pub(super) async fn serve(exchange: Arc<Exchange>, incoming: IncomingCall) {
@@ -39,7 +41,7 @@ pub(super) async fn serve(exchange: Arc<Exchange>, incoming: IncomingCall) {
         Ok(prepared) => prepared,
         Err(reason) => {
             exchange.cdr.write(&report.finish(exchange.clock.now(), reason)).await;
-            return incoming.decline(reason).await;
+            return refuse(incoming, reason).await;
         }
     };
     let patience = Duration::from_millis(u64::from(incoming.invite.remaining_ms)).min(RING);
@@ -49,7 +51,17 @@ pub(super) async fn serve(exchange: Arc<Exchange>, incoming: IncomingCall) {
     let call = incoming.accept();
     let branch = Bytes::copy_from_slice(&branch);
     let joint = Joint::new(exchange, sip, call, legs, Arc::new(rtp), report, branch, deadline, false);
-    Outbound { joint, answer: Some(answer), started: Instant::now(), patience, heard: false }.run().await;
+    Outbound { joint, answer: Some(answer), started: Instant::now(), patience, heard: false }
+        .run(trunk)
+        .await;
+}
+
+/// Declines; what passes says when to try again.
+async fn refuse(incoming: IncomingCall, reason: HangupReason) {
+    let retry_after_ms = if reason == HangupReason::Unavailable { RETRY_AFTER_MS } else { 0 };
+    let hangup = v1::Hangup { reason: reason.into(), retry_after_ms, ..v1::Hangup::default() };
+    // A caller who has gone needs no answer.
+    let _ = incoming.accept().send(Message::Hangup(hangup)).await;
 }
 
 type Prepared = ((RtcCall, RtcEvents), RtpLeg, Box<dyn SipLeg>, String);
@@ -60,6 +72,13 @@ async fn prepare(
     incoming: &IncomingCall,
     target: sipx_sip::Uri,
 ) -> Result<Prepared, HangupReason> {
+    if exchange.draining.is_cancelled() {
+        return Err(HangupReason::Unavailable);
+    }
+    // Known dead: the caller need not wait for the silence. [BRIDGE-SIP-15]
+    if trunk.port.is_down() {
+        return Err(HangupReason::TrunkDown);
+    }
     let (rtc, events, answer) =
         exchange.hub.answer(&incoming.invite.sdp, &trunk.encodings()).await.map_err(|error| {
             tracing::info!(%error, "the caller's media cannot be answered");
@@ -88,12 +107,12 @@ struct Outbound {
 }
 
 impl Outbound {
-    async fn run(mut self) {
+    async fn run(mut self, trunk: Arc<LiveTrunk>) {
         let ending = loop {
             let done = match self.joint.next().await {
                 Ok(Input::Sip(event)) => self.sip(event).await,
                 Ok(Input::Call(message)) => self.network(&message),
-                Ok(Input::RingTimeout) => Err(self.rang_out()),
+                Ok(Input::RingTimeout) => Err(self.rang_out(&trunk)),
                 Err(ending) => Err(ending),
             };
             if let Err(ending) = done {
@@ -147,10 +166,11 @@ impl Outbound {
         Ok(())
     }
 
-    fn rang_out(&self) -> Ending {
+    fn rang_out(&self, trunk: &LiveTrunk) -> Ending {
         if self.heard {
             return Ending::ours(HangupReason::NoAnswer, "nobody answered in time");
         }
+        trunk.port.suspect();
         Ending::ours(HangupReason::TrunkDown, "the PBX does not answer")
     }
 }

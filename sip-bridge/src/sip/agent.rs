@@ -11,6 +11,7 @@ use sipx_sip::{Message, Request, Response, Timers, TransactionKey, Uri};
 use super::dialog::{Dialog, DialogId};
 use super::flow::{Flow, Transport};
 use super::gate::Gate;
+use super::health::Health;
 use super::leg::{End, EndCause, LegEvent, LegId};
 use super::message::{self, Datagram};
 use super::transaction::{Event, Failure, Owner, Purpose, Transactions};
@@ -198,7 +199,7 @@ pub struct Agent {
     timers: BTreeMap<(Instant, u64), (LegId, LegTimer)>,
     events: VecDeque<(LegId, LegEvent)>,
     incoming: VecDeque<Incoming>,
-    probe: Option<bool>,
+    pub(super) health: Health,
     random: Random,
     sequence: u64,
 }
@@ -216,7 +217,7 @@ impl Agent {
             timers: BTreeMap::new(),
             events: VecDeque::new(),
             incoming: VecDeque::new(),
-            probe: None,
+            health: Health::default(),
             random,
             sequence: 0,
         }
@@ -245,6 +246,9 @@ impl Agent {
         if !self.passes_gate(now, &message, flow) {
             return;
         }
+        if flow.peer().ip() == self.config.peer.ip() {
+            self.health.heard(now);
+        }
         self.transactions.receive(now, message, flow);
         self.run(now);
     }
@@ -252,6 +256,9 @@ impl Agent {
     /// Whatever was due until `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.transactions.handle_timeout(now);
+        if self.health.handle_timeout(now) {
+            self.probe(now);
+        }
         while let Some(entry) = self.timers.first_entry() {
             if entry.key().0 > now {
                 break;
@@ -271,7 +278,7 @@ impl Agent {
     /// When [`Self::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         let own = self.timers.keys().next().map(|(at, _)| *at);
-        own.into_iter().chain(self.transactions.next_timeout()).min()
+        own.into_iter().chain(self.transactions.next_timeout()).chain(self.health.due()).min()
     }
 
     /// The next bytes to send.
@@ -289,9 +296,19 @@ impl Agent {
         self.incoming.pop_front()
     }
 
-    /// The outcome of the last [`Self::probe`], once.
-    pub fn poll_probe(&mut self) -> Option<bool> {
-        self.probe.take()
+    /// Asks the peer from now on whether it is alive; [`Self::poll_health`] tells.
+    pub fn watch(&mut self, now: Instant) {
+        self.health.start(now);
+    }
+
+    /// A call got no answer at all: the peer is asked at once.
+    pub fn suspect(&mut self, now: Instant) {
+        self.health.suspect(now);
+    }
+
+    /// Whether the peer is up, when that has changed.
+    pub fn poll_health(&mut self) -> Option<bool> {
+        self.health.poll()
     }
 
     /// New calls from the trunk are refused with 503 from now on.
@@ -331,7 +348,7 @@ impl Agent {
         match owner.purpose {
             Purpose::Invite => self.on_invite_response(now, owner.leg, response),
             Purpose::Bye if status >= 200 => self.remove(owner.leg),
-            Purpose::Probe if status >= 200 => self.probe = Some(true),
+            Purpose::Probe if status >= 200 => self.health.answered(now),
             Purpose::Refresh if matches!(status, 408 | 481) => {
                 self.end(owner.leg, End::of(EndCause::Timeout));
                 self.hang_up(now, owner.leg, 480);
@@ -344,7 +361,7 @@ impl Agent {
         match owner.purpose {
             Purpose::Invite => self.on_invite_failure(now, owner.leg, failure),
             Purpose::Bye => self.remove(owner.leg),
-            Purpose::Probe => self.probe = Some(false),
+            Purpose::Probe => self.health.failed(now),
             Purpose::Refresh => {
                 self.end(owner.leg, End::of(EndCause::Timeout));
                 self.hang_up(now, owner.leg, 480);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,6 +52,7 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
+    up: watch::Sender<bool>,
     wake: Notify,
 }
 
@@ -99,6 +100,7 @@ impl SipPort {
         let agent = Agent::new(config, random);
         let shared = Arc::new(Shared {
             state: Mutex::new(State { agent, legs: HashMap::new() }),
+            up: watch::Sender::new(true),
             wake: Notify::new(),
         });
         let (incoming_in, incoming) = mpsc::channel(INCOMING);
@@ -130,6 +132,22 @@ impl SipPort {
     /// Refuses new calls from the trunk from now on.
     pub fn drain(&self) {
         self.shared.lock().agent.drain();
+    }
+
+    /// Asks the peer from now on whether it is alive, and tells whether it is.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.shared.with(Agent::watch);
+        self.shared.up.subscribe()
+    }
+
+    /// A call got no answer at all: the peer is asked at once.
+    pub fn suspect(&self) {
+        self.shared.with(Agent::suspect);
+    }
+
+    /// The peer is known to be dead. Never without [`Self::watch`].
+    pub fn is_down(&self) -> bool {
+        !*self.shared.up.borrow()
     }
 
     /// Legs that stand.
@@ -259,6 +277,9 @@ impl Driver {
         }
         while let Some((id, event)) = state.agent.poll_event() {
             deliver(&mut state, id, event);
+        }
+        if let Some(up) = state.agent.poll_health() {
+            self.shared.up.send_replace(up);
         }
         while let Some((flow, bytes)) = state.agent.poll_transmit() {
             match flow {

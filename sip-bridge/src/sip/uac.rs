@@ -49,8 +49,11 @@ impl Agent {
         Ok(id)
     }
 
-    /// Asks whether the trunk is alive; the outcome comes from [`Agent::poll_probe`].
-    pub fn probe(&mut self, now: Instant) {
+    /// Sends OPTIONS to the peer, in place of the one that it did not answer. [BRIDGE-SIP-15]
+    pub(super) fn probe(&mut self, now: Instant) {
+        if let Some(unanswered) = self.health.sent.take() {
+            self.transactions.abandon_client(&unanswered);
+        }
         let flow = Flow::to(self.config.transport, self.config.peer);
         let (tag, call_id) = (self.token(), self.token());
         let via = self.via(self.config.transport);
@@ -71,6 +74,7 @@ impl Agent {
         };
         if let Ok(options) = build() {
             let owner = Owner { leg: LegId::NONE, purpose: Purpose::Probe };
+            self.health.sent = Some(options.clone());
             self.transactions.request(now, options, flow, owner);
         }
     }
