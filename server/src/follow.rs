@@ -1,6 +1,7 @@
 //! Decides what a placed event means to a follower: who of ours hears it, and what its sender is told.
 
 use ahoy_proto::address::Address;
+use ahoy_proto::conversation::ConversationId;
 use ahoy_proto::fault::Fault;
 use ahoy_proto::placement::placement_hash;
 use ahoy_proto::v1::sync_item::Item;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::checked::Checked;
+use crate::directory::Shelf;
 use crate::ledger::Outcome;
 use crate::page::Page;
 use crate::record::{Conversation, Submission};
@@ -36,8 +38,8 @@ pub fn accept(
     body: &v1::PlacementBody,
 ) -> Outcome<()> {
     let position = layout::placed(&checked.conversation, body.epoch, body.seq);
-    if page.value(&position)?.is_some() {
-        return Ok(Ok(()));
+    if let Some(stored) = page.value(&position)? {
+        return Ok(same_placement(stored, &placed));
     }
     if recipient == &checked.to
         && let Err(fault) = hub::may_be_delivered(page, &checked)?
@@ -61,6 +63,29 @@ pub fn accept(
     page.put(position, placed.encode_to_vec());
     deliver(page, recipient, &Arrival { checked: &checked, epoch: body.epoch, seq: body.seq, placed })?;
     Ok(Ok(()))
+}
+
+/// A position that is taken: by the same placement, which came before, or by another one. Then the hub's store is older
+/// than what the hub has said; it hears so and goes on in a new epoch. `[EVENT-PLACE-08]`
+fn same_placement(stored: Bytes, placed: &v1::PlacedEvent) -> Result<(), Fault> {
+    let body = |placed: &v1::PlacedEvent| placed.placement.as_ref().map(|placement| placement.body.clone());
+    let is_same = v1::PlacedEvent::decode(stored).is_ok_and(|stored| body(&stored) == body(placed));
+    let taken = || Fault::new(ErrorCode::Epoch, "another event was placed at this position before");
+    if is_same { Ok(()) } else { Err(taken()) }
+}
+
+/// The first position to ask the hub for, when what it placed before `body` is not here. `[EVENT-DELIVER-12]`
+pub fn gap_before(
+    shelf: &impl Shelf,
+    conversation: &ConversationId,
+    body: &v1::PlacementBody,
+) -> Result<Option<u64>, StoreError> {
+    if body.seq <= 1 || shelf.value(&layout::placed(conversation, body.epoch, body.seq - 1))?.is_some() {
+        return Ok(None);
+    }
+    let record: Option<Conversation> = shelf.record(&layout::conversation(conversation))?;
+    let known = record.filter(|record| record.epoch == body.epoch && record.seq < body.seq);
+    Ok(Some(known.map_or(1, |record| record.seq + 1)))
 }
 
 /// Writes a placed event into the sync logs that `party`, an address of ours, stands for.

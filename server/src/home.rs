@@ -51,6 +51,12 @@ impl Home {
         self.ledger.write(move |page| inbox::open(page, &source, epoch)).await
     }
 
+    /// Takes placed events that were fetched to fill a gap. What cannot be taken is left out: it stays a gap.
+    pub async fn fill(&self, source: &Name, items: Vec<Item>) -> Result<(), Fault> {
+        let source = source.clone();
+        self.ledger.write(move |page| inbox::fill(page, &source, items)).await
+    }
+
     /// Takes items of a pipe; returns when they are durable.
     pub async fn take(&self, source: &Name, epoch: u64, mut items: Vec<Item>) -> Result<Taken, Fault> {
         let mut refused = Vec::new();

@@ -29,6 +29,8 @@ pub struct Unsigned {
     checked: Checked,
     /// How often it is written: once by position, and once per sync log or queue.
     copies: usize,
+    /// When it is placed anew: the one follower that lacks it.
+    only: Option<Address>,
 }
 
 impl Unsigned {
@@ -40,12 +42,7 @@ impl Unsigned {
 
 /// Places an event, or recognises it as placed. `[EVENT-PLACE-06]`
 pub fn place(page: &mut Page<'_>, checked: Checked) -> Outcome<()> {
-    let seen = layout::deduplication(
-        &checked.conversation,
-        &checked.body.origin,
-        &checked.body.device,
-        &checked.body.client_id,
-    );
+    let seen = deduplication_key(&checked);
     if let Some(placed) = page.record::<Deduplication>(&seen)? {
         return repeat(page, &checked, &placed);
     }
@@ -62,8 +59,46 @@ pub fn place(page: &mut Page<'_>, checked: Checked) -> Outcome<()> {
     };
     page.put_record(seen, &placed);
     let copies = 1 + copies_for(page, &checked.to)? + copies_for(page, &checked.origin)?;
-    page.place(Unsigned { body, epoch, seq, checked, copies });
+    page.place(Unsigned { body, epoch, seq, checked, copies, only: None });
     Ok(Ok(()))
+}
+
+/// A follower holds another placement at this one's position, so this store is older than what the hub has said: the
+/// conversation goes on in a new epoch that names its base placement, and the event is placed anew for that follower.
+/// Everybody else keeps what they have. `[EVENT-PLACE-08]`
+pub fn contradicted(page: &mut Page<'_>, item: &Queued) -> Result<(), StoreError> {
+    let Ok(placed) = v1::PlacedEvent::decode(&item.placed[..]) else { return Ok(()) };
+    let Some(placement) = &placed.placement else { return Ok(()) };
+    let Ok(body) = v1::PlacementBody::decode(&placement.body[..]) else { return Ok(()) };
+    let Some(event) = placed.event else { return Ok(()) };
+    let Ok(checked) = Checked::new(event, &page.desk.policy) else { return Ok(()) };
+    let Ok(only) = Address::from_wire(&item.recipient, &page.desk.policy) else { return Ok(()) };
+    if checked.conversation.hub() != &page.desk.name || item.is_second {
+        return Ok(());
+    }
+    let key = layout::conversation(&checked.conversation);
+    let Some(mut record) = page.record::<Conversation>(&key)? else { return Ok(()) };
+    if record.epoch == body.epoch {
+        record.epoch = new_epoch(&*page.desk.entropy);
+        record.seq = 0;
+        record.base = std::mem::take(&mut record.head);
+        tracing::error!(name = %page.desk.name, follower = %only.name(), "a conversation goes on in a new epoch: \
+            a follower holds placements that this store does not; was it restored from a backup?");
+        page.put_record(key, &record);
+    }
+    let (epoch, seq, body) = next_position(page, &checked)?;
+    let seen = deduplication_key(&checked);
+    if let Some(mut placed) = page.record::<Deduplication>(&seen)? {
+        (placed.epoch, placed.seq) = (epoch, seq);
+        page.put_record(seen, &placed);
+    }
+    page.place(Unsigned { body, epoch, seq, checked, copies: 2, only: Some(only) });
+    Ok(())
+}
+
+fn deduplication_key(checked: &Checked) -> Bytes {
+    let body = &checked.body;
+    layout::deduplication(&checked.conversation, &body.origin, &body.device, &body.client_id)
 }
 
 fn copies_for(page: &Page<'_>, party: &Address) -> Result<usize, StoreError> {
@@ -137,7 +172,7 @@ fn next_position(page: &mut Page<'_>, checked: &Checked) -> Result<(u64, u64, By
         event_id: Bytes::copy_from_slice(&checked.id),
         previous: record.head.clone(),
         time_ms: page.now.as_millis(),
-        base: Bytes::new(),
+        base: if record.seq == 1 { record.base.clone() } else { Bytes::new() },
     };
     let body = Bytes::from(body.encode_to_vec());
     record.head = Bytes::copy_from_slice(&placement_hash(&body));
@@ -166,6 +201,11 @@ fn publish(page: &mut Page<'_>, unsigned: &Unsigned, placed: v1::PlacedEvent) ->
     let bytes = Bytes::from(placed.encode_to_vec());
     page.put(layout::placed(&checked.conversation, unsigned.epoch, unsigned.seq), bytes.clone());
     let arrival = Arrival { checked, epoch: unsigned.epoch, seq: unsigned.seq, placed };
+    if let Some(only) = &unsigned.only {
+        let item =
+            Queued { recipient: only.to_string(), placed: bytes, is_second: true, ..Queued::default() };
+        return page.enqueue(only.name(), item);
+    }
     for follower in [&checked.to, &checked.origin] {
         if follower.name() == &page.desk.name {
             follow::deliver(page, follower, &arrival)?;

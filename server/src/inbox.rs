@@ -116,6 +116,16 @@ pub fn take(page: &mut Page<'_>, source: &Name, epoch: u64, items: Vec<Item>) ->
     Ok(Ok(taken))
 }
 
+/// Takes what was fetched to fill a gap. `[EVENT-DELIVER-12]`
+pub fn fill(page: &mut Page<'_>, source: &Name, items: Vec<Item>) -> Outcome<()> {
+    for item in items {
+        if let Err(fault) = apply(page, source, item.what)? {
+            tracing::warn!(name = %page.desk.name, %source, %fault, "a fetched event was not taken");
+        }
+    }
+    Ok(Ok(()))
+}
+
 fn apply(page: &mut Page<'_>, source: &Name, what: What) -> Outcome<()> {
     if let Err(fault) = concerns(&page.desk.name, source, &what) {
         return Ok(Err(fault));

@@ -15,6 +15,8 @@ use crate::house::House;
 use crate::inbox::{self, Item, What};
 use crate::peer::Peer;
 
+mod gap;
+
 /// How long a source may leave an acknowledgement unread.
 const READ_TIME: Duration = Duration::from_secs(30);
 /// Items taken at once.
@@ -31,7 +33,7 @@ pub async fn serve(house: Arc<House>, peer: Arc<Peer>, open: v1::PipeOpen, strea
             if tell(&mut send, &accept).await.is_err() {
                 return;
             }
-            let result = run(&house, &home, &source, open.pipe_epoch, &mut send, &mut recv).await;
+            let result = run(&house, &peer, &home, &source, open.pipe_epoch, (&mut send, &mut recv)).await;
             if let Err(fault) = result {
                 tracing::debug!(%source, %fault, "a pipe ended");
                 let error = pipe_frame::Frame::Error(fault.to_wire());
@@ -77,11 +79,11 @@ async fn begin(
 
 async fn run(
     house: &House,
+    peer: &Peer,
     home: &Home,
     source: &Name,
     epoch: u64,
-    send: &mut SendHalf,
-    recv: &mut RecvHalf,
+    (send, recv): (&mut SendHalf, &mut RecvHalf),
 ) -> Result<(), Fault> {
     loop {
         let batch = gather(recv).await?;
@@ -93,6 +95,7 @@ async fn run(
             sleep(wait).await;
         }
         let (items, stop) = inspect(house, home, source, batch).await;
+        gap::fill(house, peer, home, source, &items).await?;
         let taken = home.take(source, epoch, items).await?;
         let ack = v1::PipeFrame { frame: Some(pipe_frame::Frame::Ack(taken.ack)) };
         tell(send, &ack).await?;

@@ -71,6 +71,9 @@ pub struct Conversation {
     /// Name of the hub.
     #[prost(string, tag = "6")]
     pub hub: String,
+    /// At the hub: hash of the placement on which this epoch rests; empty in the first one.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub base: Bytes,
 }
 
 /// At the hub: where a client's message was placed.
@@ -153,6 +156,9 @@ pub struct Queued {
     /// Or an encoded `PlacedEvent` for a follower.
     #[prost(bytes = "bytes", tag = "4")]
     pub placed: Bytes,
+    /// It was placed anew because the follower contradicted its first position; another contradiction ends it.
+    #[prost(bool, tag = "5")]
+    pub is_second: bool,
 }
 
 /// Counters of a queue.

@@ -417,3 +417,90 @@ async fn a_call_that_outlives_the_drain_is_hung_up_on_both_sides() {
     assert_eq!(reason(&caller.hear().await), HangupReason::Unavailable);
     world.stop().await;
 }
+
+/// Copies a stopped homeserver's folder, as a backup does.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let _ = std::fs::remove_dir_all(to);
+    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success());
+}
+
+/// Has the bot say something in the conversation.
+async fn reply(bot: &Client, conversation: &Bytes, id: u64, words: &str) {
+    let reply = v1::Submit { to: String::new(), conversation: conversation.clone(), ..text(id, "", words) };
+    bot.submit(v1::Submit { from: SUPPORT.into(), ..reply }).await.unwrap();
+}
+
+/// What the owner of a log has heard from others, up to these words.
+async fn heard_up_to(client: &Client, last: &str) -> Vec<String> {
+    let (mut log, mut heard) = (client.sync(0).await, Vec::new());
+    while heard.last().map(String::as_str) != Some(last) {
+        if let Some(item @ Item::Event(_)) = log.next().await.item {
+            heard.push(body_text(&event(item)).to_owned());
+        }
+    }
+    heard
+}
+
+/// Both homeservers after one question and answer, and the conversation.
+async fn in_conversation() -> (World, Client, Client, Bytes) {
+    let world = World::start().await;
+    let device = world.home.device(CALLER, 1).await;
+    let bot = world.bank.service("bot", 2, false, true).await;
+    device.submit(text(1, SUPPORT, "question")).await.unwrap();
+    let conversation = event(bot.sync(0).await.next().await.item.unwrap()).conversation;
+    reply(&bot, &conversation, 1, "first").await;
+    assert_eq!(heard_up_to(&device, "first").await, ["first"]);
+    (world, device, bot, conversation)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_restored_fetches_what_it_missed_in_order() {
+    let (world, device, bot, conversation) = in_conversation().await;
+    let World { dir, table, home, bank } = world;
+    let (live, backup, port) = (dir.path().join("home"), dir.path().join("backup"), home.addr.port());
+    drop(device);
+    home.stop().await;
+    copy(&live, &backup);
+    let home = Server::start(&live, "home.example", &table, port).await;
+    let device = home.device(CALLER, 1).await;
+    reply(&bot, &conversation, 2, "second").await;
+    reply(&bot, &conversation, 3, "third").await;
+    assert_eq!(heard_up_to(&device, "third").await, ["first", "second", "third"]);
+    drop(device);
+    home.stop().await;
+    copy(&backup, &live);
+    let home = Server::start(&live, "home.example", &table, port).await;
+    let device = home.device(CALLER, 1).await;
+    reply(&bot, &conversation, 4, "fourth").await;
+    assert_eq!(heard_up_to(&device, "fourth").await, ["first", "second", "third", "fourth"]);
+    home.stop().await;
+    bank.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_was_restored_is_contradicted_and_goes_on_in_a_new_epoch() {
+    let (world, device, bot, conversation) = in_conversation().await;
+    let World { dir, table, home, bank } = world;
+    let (live, backup, port) = (dir.path().join("bank"), dir.path().join("backup"), bank.addr.port());
+    drop(bot);
+    bank.stop().await;
+    copy(&live, &backup);
+    let bank = Server::start(&live, "bank.example", &table, port).await;
+    let bot = bank.service("bot", 2, false, true).await;
+    reply(&bot, &conversation, 2, "forgotten by the hub").await;
+    heard_up_to(&device, "forgotten by the hub").await;
+    drop(bot);
+    bank.stop().await;
+    copy(&backup, &live);
+    let bank = Server::start(&live, "bank.example", &table, port).await;
+    let bot = bank.service("bot", 2, false, true).await;
+    reply(&bot, &conversation, 3, "after the backup").await;
+    let heard = heard_up_to(&device, "after the backup").await;
+    assert_eq!(heard, ["first", "forgotten by the hub", "after the backup"]);
+    device.submit(text(2, SUPPORT, "all here")).await.unwrap();
+    let last = heard_up_to(&bot, "all here").await;
+    assert_eq!(last, ["question", "all here"], "and the other way too");
+    home.stop().await;
+    bank.stop().await;
+}

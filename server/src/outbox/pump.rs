@@ -26,7 +26,7 @@ use crate::peer::Link;
 use crate::record::Queued;
 use crate::store::{KeyRange, Order, StoreError};
 use crate::wake::lock;
-use crate::{contact, follow, layout, submit};
+use crate::{contact, follow, hub, layout, submit};
 
 /// Items that are read from the store at once.
 const STEP: usize = 256;
@@ -344,6 +344,9 @@ fn acknowledge(
         let fault = Fault::from(refusal.error.unwrap_or_default());
         if item.submit.is_empty() {
             tracing::warn!(%destination, %fault, "a follower refused a placed event");
+            if fault.code == ErrorCode::Epoch {
+                hub::contradicted(page, &item)?;
+            }
             continue;
         }
         let Ok(body) = v1::EventBody::decode(&item.submit[..]) else { continue };
