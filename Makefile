@@ -25,14 +25,14 @@ check:
 	bash interop/install.sh cargo-deny
 	bash interop/deny.sh
 
-# The same against real peers: Asterisk 22, NSD, and a bridge behind NAT.
+# The same against real peers: Asterisk 22, NSD, and a bridge behind NAT; and messages through kill -9.
 interop: build
 	bash interop/install.sh asterisk nsd netns
 	$(PROGRAMS)/ahoy-interop
 
-# Figures, each beside its ceiling. Optimised build.
+# Figures, each beside its ceiling. Optimised build of the programs that are measured.
 bench:
-	$(CARGO) build --locked --release --workspace --bins
+	$(CARGO) build --locked --release --workspace $(addprefix --bin ,ahoyd ahoyd-store-bench ahoy-bridge testkit-dns ahoy-bench)
 	$(TARGET)/release/ahoy-bench
 
 # The black-box suite against our own homeserver.

@@ -9,6 +9,7 @@ use ahoy_client::{Session, SyncEvent, SyncStream, message::Message};
 use ahoy_proto::{address::Address, v1::sync_item::Item};
 use anyhow::Context;
 use tokio::{
+    sync::Notify,
     task::JoinSet,
     time::{Duration, Instant, timeout},
 };
@@ -21,6 +22,8 @@ const ALONE: u32 = 1000;
 /// Accounts that send at full load, and submissions each has under way.
 const ACCOUNTS: u32 = 4;
 const UNDER_WAY: u32 = 56;
+/// The same, when a lane waits for the arrival.
+const UNTIL_ARRIVED: u32 = 128;
 const LOAD: Duration = Duration::from_secs(8);
 /// The text of a message.
 const TEXT_BYTES: usize = 200;
@@ -54,14 +57,14 @@ pub async fn run() -> anyhow::Result<()> {
 async fn alone(sender: &Session, line: &Address, log: &mut SyncStream) -> anyhow::Result<()> {
     let (mut arrived, mut acknowledged) = (Times::default(), Times::default());
     for number in 0..ALONE {
-        let submit = sdk::text(line, client_id(u32::MAX, number), &body(u64::from(number)));
+        let submit = sdk::text(line, client_id(u32::MAX, number), &body(0, u64::from(number)));
         let begun = Instant::now();
         let hand_in = async {
             sender.submit(submit).await?;
             anyhow::Ok(begun.elapsed())
         };
         let read = async {
-            let read = next_text(log).await?;
+            let (_, read) = next_text(log).await?;
             anyhow::ensure!(read == u64::from(number), "{read} came instead of {number}");
             Ok(begun.elapsed())
         };
@@ -86,35 +89,57 @@ async fn alone(sender: &Session, line: &Address, log: &mut SyncStream) -> anyhow
     Ok(())
 }
 
-async fn loaded(
+/// How a lane of submissions goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// After the acknowledgement: the homeserver takes what it can, and delivers behind that.
+    Acknowledged,
+    /// After the arrival at the other side: so many messages are under way, never more.
+    Arrived,
+}
+
+/// What a run at full load came to.
+struct Load {
+    received: u64,
+    seconds: f64,
+    times: Times,
+    /// Processor time per message in microseconds, of `home` and of `bank`.
+    processor_us: Vec<f64>,
+}
+
+/// Sends for [`LOAD`] in all lanes and reads until the last message is there.
+async fn load(
     world: &mut World,
     senders: &[Session],
     line: &Address,
     log: &mut SyncStream,
-) -> anyhow::Result<()> {
+    pace: Pace,
+) -> anyhow::Result<Load> {
     let mut processes = Vec::new();
     for name in ["ahoyd-home", "ahoyd-bank"] {
         processes.push(world.process(name)?.id().context("it runs")?);
     }
-    let used =
-        |processes: &[u32]| processes.iter().map(|p| machine::cpu_seconds(*p)).collect::<Result<Vec<_>, _>>();
-    let before = used(&processes)?;
+    let used = || processes.iter().map(|p| machine::cpu_seconds(*p)).collect::<anyhow::Result<Vec<_>>>();
+    let before = used()?;
     let begun = Instant::now();
+    let each = if pace == Pace::Arrived { UNTIL_ARRIVED } else { UNDER_WAY };
+    let arrivals: Vec<Arc<Notify>> = (0..ACCOUNTS * each).map(|_| Arc::default()).collect();
     let mut lanes = JoinSet::new();
-    let line = Arc::new(line.clone());
-    for (account, sender) in (0..).zip(senders) {
-        for lane in 0..UNDER_WAY {
-            lanes.spawn(send(sender.clone(), line.clone(), account * UNDER_WAY + lane, begun));
-        }
+    for (lane, arrived) in (0..).zip(&arrivals) {
+        let sender = senders[(lane / each) as usize].clone();
+        let arrived = (pace == Pace::Arrived).then(|| arrived.clone());
+        lanes.spawn(send(sender, line.clone(), lane, begun, arrived));
     }
     let (mut sent, mut received, mut times, mut last) = (None, 0_u64, Times::default(), begun);
     let mut in_all = 0;
     while sent != Some(received) {
         tokio::select! {
-            text = next_text(log) => {
+            arrival = next_text(log) => {
+                let (lane, nanos) = arrival?;
                 last = Instant::now();
-                times.add(last.duration_since(begun + Duration::from_nanos(text?)));
+                times.add(last.duration_since(begun + Duration::from_nanos(nanos)));
                 received += 1;
+                arrivals.get(lane as usize).context("no such lane")?.notify_one();
             }
             lane = lanes.join_next(), if sent.is_none() => match lane {
                 Some(count) => in_all += count??,
@@ -123,38 +148,63 @@ async fn loaded(
             () = tokio::time::sleep(DRAIN) => anyhow::bail!("{received} of {in_all} messages arrived"),
         }
     }
-    let seconds = last.duration_since(begun).as_secs_f64();
-    let after = used(&processes)?;
-    let per_1000 = |i: usize| (after[i] - before[i]) * 1e6 / received as f64;
-    print_row(
-        "durable federated messages",
-        &format!("{:.0}/s ({received} in {seconds:.1} s)", received as f64 / seconds),
-        "21,000 signatures/s, 100,000 commits/s",
-        &format!(
-            "{} submissions under way from {ACCOUNTS} accounts; processor per message: home {:.0} us, bank {:.0} us",
-            ACCOUNTS * UNDER_WAY,
-            per_1000(0),
-            per_1000(1)
-        ),
+    let per_message = |(after, before): (f64, f64)| (after - before) * 1e6 / received as f64;
+    let processor_us = used()?.into_iter().zip(before).map(per_message).collect();
+    Ok(Load { received, seconds: last.duration_since(begun).as_secs_f64(), times, processor_us })
+}
+
+async fn loaded(
+    world: &mut World,
+    senders: &[Session],
+    line: &Address,
+    log: &mut SyncStream,
+) -> anyhow::Result<()> {
+    let ceiling = "21,000 signatures/s, 100,000 commits/s";
+    let run = load(world, senders, line, log, Pace::Arrived).await?;
+    let rate = run.received as f64 / run.seconds;
+    let figure = format!("{rate:.0}/s ({} in {:.1} s)", run.received, run.seconds);
+    let how = format!(
+        "{} under way until they arrive, from {ACCOUNTS} accounts; processor per message: home {:.0} us, bank {:.0} us",
+        ACCOUNTS * UNTIL_ARRIVED,
+        run.processor_us[0],
+        run.processor_us[1]
     );
-    print_row(
-        "latency at that load",
-        &times.summary(),
-        "-",
-        "submit -> the other side's sync log, queueing included",
+    print_row("durable federated messages", &figure, ceiling, &how);
+    print_row("latency at that load", &run.times.summary(), "-", "submit -> the other side's sync log");
+
+    let run = load(world, senders, line, log, Pace::Acknowledged).await?;
+    let rate = run.received as f64 / run.seconds;
+    let accepted = run.received as f64 / LOAD.as_secs_f64();
+    let figure = format!("{accepted:.0}/s taken, {rate:.0}/s delivered");
+    let how = format!(
+        "{} submissions under way for {} s, then the queue is drained",
+        ACCOUNTS * UNDER_WAY,
+        LOAD.as_secs()
     );
+    print_row("the same, as fast as it acknowledges", &figure, ceiling, &how);
     Ok(())
 }
 
-/// Hands in messages, each after the acknowledgement of the one before; gives how many.
-async fn send(sender: Session, line: Arc<Address>, lane: u32, begun: Instant) -> anyhow::Result<u64> {
+/// Hands in messages, each after the acknowledgement or the arrival of the one before; gives how many.
+async fn send(
+    sender: Session,
+    line: Address,
+    lane: u32,
+    begun: Instant,
+    arrived: Option<Arc<Notify>>,
+) -> anyhow::Result<u64> {
+    // Client ids are unique per device: a second run must not repeat those of the first.
+    let run = if arrived.is_some() { 1 << 24 } else { 2 << 24 };
     for number in 0.. {
         let since = begun.elapsed();
         if since >= LOAD {
             return Ok(u64::from(number));
         }
         let nanos = u64::try_from(since.as_nanos())?;
-        sender.submit(sdk::text(&line, client_id(lane, number), &body(nanos))).await?;
+        sender.submit(sdk::text(&line, client_id(run + lane, number), &body(lane, nanos))).await?;
+        if let Some(arrived) = &arrived {
+            arrived.notified().await;
+        }
     }
     unreachable!("the load ends long before the numbers do")
 }
@@ -166,15 +216,17 @@ fn client_id(lane: u32, number: u32) -> [u8; 16] {
     id
 }
 
-fn body(number: u64) -> String {
-    format!("{number:>TEXT_BYTES$}")
+fn body(lane: u32, number: u64) -> String {
+    format!("{lane} {number:>TEXT_BYTES$}")
 }
 
-/// The number in the next message of the log.
-async fn next_text(log: &mut SyncStream) -> anyhow::Result<u64> {
+/// Lane and number in the next message of the log.
+async fn next_text(log: &mut SyncStream) -> anyhow::Result<(u32, u64)> {
     loop {
         let SyncEvent::Item(item) = log.next().await? else { continue };
         let Some(Item::Event(placed)) = item.item else { continue };
-        return Ok(Message::from_placed(&placed)?.text().trim().parse()?);
+        let text = Message::from_placed(&placed)?.text();
+        let (lane, number) = text.split_once(' ').context("a message of somebody else")?;
+        return Ok((lane.parse()?, number.trim().parse()?));
     }
 }
