@@ -13,6 +13,7 @@ mod auth;
 mod call;
 mod card;
 mod delivery;
+mod drain;
 mod hop;
 mod message;
 mod name;
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Case> {
         delivery::CASES,
         call::CASES,
         hop::CASES,
+        drain::CASES,
     ]
     .concat()
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use ahoy_proto::v1::{self, ControlFrame, control_frame::Frame, open::Open, pipe_frame, request, response};
@@ -26,6 +26,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const WINDOW: u32 = 64;
 /// Local parts that begin like this are nobody at the suite's homeserver.
 pub const NOBODY: &str = "nobody";
+/// About these, `Contact` is answered with another pair's conversation.
+pub const LIAR: &str = "liar";
+/// About these, the first `Contact` is answered with a time to wait.
+pub const BUSY: &str = "busy";
+/// That time.
+pub const BUSY_FOR: Duration = Duration::from_millis(3500);
 
 /// An item as it came over a pipe.
 #[derive(Debug, Clone)]
@@ -49,6 +55,19 @@ struct State {
     received: HashMap<(String, String), (u64, u64)>,
     holds_acks: bool,
     wrongs: Vec<String>,
+    odd: HashMap<String, Odd>,
+    met: Vec<String>,
+    trusting: Vec<String>,
+    asked: Vec<(String, Instant)>,
+}
+
+/// What a homeserver is shown for a name instead of what readers of cards see.
+#[derive(Debug, Clone, Default)]
+pub struct Odd {
+    /// Another card.
+    pub card: Option<v1::Signed>,
+    /// A clock that is so many milliseconds ahead.
+    pub ahead_ms: u64,
 }
 
 /// The suite's homeserver. It serves for as long as it is held.
@@ -115,6 +134,27 @@ impl Peer {
         self.state.lock().holds_acks = hold;
     }
 
+    /// Shows homeservers something odd for a name from now on.
+    pub fn be_odd(&self, name: &str, odd: Odd) {
+        self.state.lock().odd.insert(name.to_owned(), odd);
+    }
+
+    /// Whether the subject came as a homeserver that wants this name.
+    pub fn was_met(&self, name: &str) -> bool {
+        self.state.lock().met.iter().any(|met| met == name)
+    }
+
+    /// Whether the subject authenticated where this name was shown.
+    pub fn was_trusted(&self, name: &str) -> bool {
+        self.state.lock().trusting.iter().any(|trusted| trusted == name)
+    }
+
+    /// When `Contact` was asked for this address.
+    pub fn asked(&self, address: &str) -> Vec<Instant> {
+        let state = self.state.lock();
+        state.asked.iter().filter(|(asked, _)| asked == address).map(|(_, at)| *at).collect()
+    }
+
     /// Closes every connection that the subject made.
     pub fn cut(&self) {
         for connection in self.state.lock().connections.drain(..) {
@@ -175,12 +215,12 @@ async fn serve(shared: &Arc<Shared>, incoming: quinn::Incoming) -> anyhow::Resul
     let connection = incoming.await.map_err(End::from)?;
     let handshake = async {
         let mut stream = Stream::new(connection.accept_bi().await.map_err(End::from)?);
-        let role = greet(shared, &mut stream).await?;
+        let (role, name) = greet(shared, &mut stream).await?;
         if role != v1::Role::Homeserver {
             stream.finish();
             return Ok(None);
         }
-        let names = authenticate(shared, &connection, &mut stream).await?;
+        let names = authenticate(shared, &connection, &mut stream, name).await?;
         stream.send(&control(Frame::Ready(v1::Ready { names, ..v1::Ready::default() }))).await?;
         anyhow::Ok(Some(stream))
     };
@@ -206,7 +246,7 @@ async fn serve(shared: &Arc<Shared>, incoming: quinn::Incoming) -> anyhow::Resul
     }
 }
 
-async fn greet(shared: &Shared, stream: &mut Stream) -> anyhow::Result<v1::Role> {
+async fn greet(shared: &Shared, stream: &mut Stream) -> anyhow::Result<(v1::Role, String)> {
     let Some(Frame::ClientHello(hello)) = stream.recv::<ControlFrame>().await?.frame else {
         shared.wrong("WIRE-HELLO-05: the first frame was no ClientHello".into());
         bail!("no hello");
@@ -214,7 +254,17 @@ async fn greet(shared: &Shared, stream: &mut Stream) -> anyhow::Result<v1::Role>
     if hello.nonce.len() != 32 || !hello.versions.contains(&1) {
         shared.wrong("WIRE-HELLO-05: a hello without version 1 or a 32-byte nonce".into());
     }
-    let card = shared.lock().cards.get(&hello.wanted_name).cloned();
+    let (mut card, mut odd) = {
+        let mut state = shared.lock();
+        if hello.role() == v1::Role::Homeserver {
+            state.met.push(hello.wanted_name.clone());
+        }
+        let odd = state.odd.get(&hello.wanted_name).filter(|_| hello.role() == v1::Role::Homeserver);
+        (state.cards.get(&hello.wanted_name).cloned(), odd.cloned().unwrap_or_default())
+    };
+    if odd.card.is_some() {
+        card = odd.card.take();
+    }
     let Some(card) = card else {
         let error = v1::Error {
             code: v1::ErrorCode::NameNotServed.into(),
@@ -228,12 +278,12 @@ async fn greet(shared: &Shared, stream: &mut Stream) -> anyhow::Result<v1::Role>
     let answer = v1::ServerHello {
         card: Some(card),
         version: 1,
-        time_ms: now_ms(),
+        time_ms: now_ms() + odd.ahead_ms,
         nonce: Bytes::copy_from_slice(&random::<32>()),
         ..v1::ServerHello::default()
     };
     stream.send(&control(Frame::ServerHello(answer))).await?;
-    Ok(hello.role())
+    Ok((hello.role(), hello.wanted_name))
 }
 
 /// Takes the subject's claims: each must list the TLS key that the connection shows [NAME-CARD-07].
@@ -241,11 +291,17 @@ async fn authenticate(
     shared: &Shared,
     connection: &quinn::Connection,
     stream: &mut Stream,
+    shown: String,
 ) -> anyhow::Result<Vec<String>> {
-    let Some(Frame::Auth(auth)) = stream.recv::<ControlFrame>().await?.frame else {
-        shared.wrong("WIRE-HELLO-05: the second frame was no Auth".into());
-        bail!("no Auth");
+    let auth = match stream.recv::<ControlFrame>().await?.frame {
+        Some(Frame::Auth(auth)) => auth,
+        Some(Frame::Error(error)) => bail!("the subject refuses: {error:?}"),
+        _ => {
+            shared.wrong("WIRE-HELLO-05: the second frame was no Auth".into());
+            bail!("no Auth");
+        }
     };
+    shared.lock().trusting.push(shown);
     let Some(v1::auth::Auth::Server(claims)) = auth.auth else {
         shared.wrong("WIRE-AUTH-07: a homeserver sent another kind of Auth".into());
         bail!("no claims");
@@ -293,7 +349,12 @@ async fn answer_control(shared: &Shared, mut stream: Stream) -> anyhow::Result<(
 async fn stream_of(shared: &Shared, mut stream: Stream) -> anyhow::Result<()> {
     match stream.recv_within::<v1::Open>(HANDSHAKE).await?.open {
         Some(Open::Request(v1::Request { request: Some(request::Request::Contact(contact)) })) => {
-            let response = Some(answer_contact(&contact));
+            let earlier = {
+                let mut state = shared.lock();
+                state.asked.push((contact.address.clone(), Instant::now()));
+                state.asked.iter().filter(|(asked, _)| *asked == contact.address).count() - 1
+            };
+            let response = Some(answer_contact(&contact, earlier));
             stream.send(&v1::Response { response }).await?;
             stream.finish();
             // Kept until the subject has it.
@@ -306,7 +367,15 @@ async fn stream_of(shared: &Shared, mut stream: Stream) -> anyhow::Result<()> {
     }
 }
 
-fn answer_contact(contact: &v1::Contact) -> response::Response {
+fn answer_contact(contact: &v1::Contact, earlier: usize) -> response::Response {
+    if contact.address.starts_with(BUSY) && earlier == 0 {
+        return response::Response::Error(v1::Error {
+            code: v1::ErrorCode::RateLimited.into(),
+            class: v1::ErrorClass::Retry.into(),
+            retry_after_ms: u32::try_from(BUSY_FOR.as_millis()).unwrap_or(u32::MAX),
+            message: "later".into(),
+        });
+    }
     if contact.address.starts_with(NOBODY) {
         return response::Response::Error(v1::Error {
             code: v1::ErrorCode::NotReachable.into(),
@@ -315,7 +384,10 @@ fn answer_contact(contact: &v1::Contact) -> response::Response {
             ..v1::Error::default()
         });
     }
-    let (conversation, hub) = event::direct(&contact.address, &contact.from);
+    let (mut conversation, hub) = event::direct(&contact.address, &contact.from);
+    if contact.address.starts_with(LIAR) {
+        conversation = event::direct(&format!("other-{}", contact.address), &contact.from).0;
+    }
     response::Response::Contact(v1::ContactAnswer {
         kind: v1::AddressKind::Person.into(),
         hub,

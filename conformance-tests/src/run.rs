@@ -34,9 +34,10 @@ pub struct Plan {
 /// When the suite itself cannot run.
 pub async fn run(plan: Plan) -> anyhow::Result<u8> {
     let cases = select(&plan.selected)?;
-    let world = World::prepare(&plan.settings).await?;
+    let mut world = World::prepare(&plan.settings).await?;
     println!("ready: DNS at {}, homeserver at {}", world.dns.address(), world.net.address()?);
     let subject = plan.start.as_deref().map(start).transpose()?;
+    world.process = subject.as_ref().and_then(Child::id);
     let judged = judge(&world, &cases).await;
     if let Some(subject) = subject {
         stop(subject).await;

@@ -94,6 +94,8 @@ pub struct World {
     pub devices: Vec<Account>,
     /// Services, likewise.
     pub services: Vec<Account>,
+    /// The subject's process, when the suite started it.
+    pub process: Option<u32>,
 }
 
 impl World {
@@ -131,6 +133,7 @@ impl World {
             devices: settings.invites.iter().map(|(a, token)| Account::person(a, token)).collect(),
             services: settings.services.iter().map(|(s, a, token)| Account::service(s, a, token)).collect(),
             dns,
+            process: None,
         };
         world.open_site(&world.home)?;
         std::fs::write(&settings.trust_anchor, world.dns.trust_anchor()?)
@@ -158,6 +161,18 @@ impl World {
             }
             sleep(AGAIN).await;
         }
+    }
+
+    /// Asks the subject's process to stop, as an operator would.
+    ///
+    /// # Errors
+    /// [`Skipped`] when the suite did not start it.
+    pub async fn stop_subject(&self) -> anyhow::Result<()> {
+        let process = self.process.ok_or_else(|| Skipped("needs --start".into()))?;
+        let kill =
+            tokio::process::Command::new("kill").args(["-TERM", &process.to_string()]).status().await?;
+        ensure!(kill.success(), "the subject cannot be asked to stop");
+        Ok(())
     }
 
     /// A name below the run's parent zone.

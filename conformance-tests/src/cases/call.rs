@@ -111,6 +111,12 @@ pub(super) const CASES: &[Case] = &[
         "Hold, Dtmf and ICE restarts pass both ways after the answer",
         |w| Box::pin(in_progress(w)),
     ),
+    Case::new(
+        "call-glare",
+        &["CALL-INVITE-21"],
+        "of two people who call each other the call with the lower id survives",
+        |w| Box::pin(glare(w)),
+    ),
     Case::new("call-transfer", &["WIRE-ERR-01"], "a reserved Transfer ends the call with FAILED", |w| {
         Box::pin(transfer(w))
     }),
@@ -607,4 +613,23 @@ async fn later_branch(world: &World) -> Seen {
     caller.hang_up(Reason::Normal).await?;
     second.ends_with(Reason::Normal).await?;
     Ok("OfferRequest, Offer, OfferAnswer".into())
+}
+
+async fn glare(world: &World) -> Seen {
+    let (ann, bob) = (world.device(0).await?, world.device(1).await?);
+    let (one, other) = (&world.person(0)?.name, &world.person(1)?.name);
+    let mut lower = Call::new(one, other);
+    let mut higher = Call::new(other, one);
+    if higher.id < lower.id {
+        std::mem::swap(&mut lower.id, &mut higher.id);
+    }
+    let mut survivor = lower.place(&ann, None, RING).await?;
+    let (mut callee, _) = lower.taken(&bob).await?;
+    let mut loser = higher.place(&bob, None, RING).await?;
+    let seen = loser.ends_with(Reason::Superseded).await?;
+    callee.send(answer(ANSWER)).await?;
+    let Message::Answer(_) = survivor.next().await? else { bail!("the surviving call did not go on") };
+    survivor.hang_up(Reason::Normal).await?;
+    callee.ends_with(Reason::Normal).await?;
+    Ok(seen)
 }

@@ -11,12 +11,12 @@ use ahoy_proto::v1::{self, ErrorCode, pipe_item, request, response, sync_item::I
 use super::{Case, Seen};
 use crate::event::{self, EVENTS, Placed, attest, check_attested, check_placed, text, words};
 use crate::moment::{now_ms, random};
-use crate::peer::NOBODY;
+use crate::peer::{BUSY, BUSY_FOR, LIAR, NOBODY, Odd};
 use crate::pipe::Pipe;
 use crate::refusal::{Refused, Skipped, check_error, expect_refusal};
 use crate::session::Session;
-use crate::sign::Key;
-use crate::world::World;
+use crate::sign::{Key, sign_card};
+use crate::world::{Site, World};
 
 /// How long the subject may take to deliver to the suite, retries included.
 const DELIVERY: Duration = Duration::from_secs(15);
@@ -138,6 +138,42 @@ pub(super) const CASES: &[Case] = &[
         &["EVENT-SYNC-02"],
         "a person who is nobody here fails the message at its sender",
         |w| Box::pin(refused_by_us(w)),
+    ),
+    Case::new(
+        "delivery-broken-chain",
+        &["EVENT-PLACE-05"],
+        "a placement that does not follow the known head is refused with EPOCH",
+        |w| Box::pin(broken_chain(w)),
+    ),
+    Case::new(
+        "delivery-from-another-hub",
+        &["EVENT-DELIVER-09"],
+        "a placed event of a conversation that another name orders is refused with WRONG_HUB",
+        |w| Box::pin(from_another_hub(w)),
+    ),
+    Case::new(
+        "delivery-wrong-contact",
+        &["CONV-ID-04"],
+        "a ContactAnswer with another pair's conversation fails the message",
+        |w| Box::pin(wrong_contact(w)),
+    ),
+    Case::new(
+        "delivery-retry-after",
+        &["EVENT-DELIVER-04"],
+        "a peer that asks to be left alone for 3.5 s is",
+        |w| Box::pin(retry_after(w)),
+    ),
+    Case::new(
+        "delivery-to-an-impostor",
+        &["WIRE-AUTH-08"],
+        "the subject claims nothing towards a server whose TLS key is not in the card that it shows",
+        |w| Box::pin(to_an_impostor(w)),
+    ),
+    Case::new(
+        "delivery-to-a-wrong-clock",
+        &["WIRE-HELLO-04"],
+        "the subject claims nothing towards a server whose clock is an hour ahead",
+        |w| Box::pin(to_a_wrong_clock(w)),
     ),
     Case::new(
         "delivery-conduct",
@@ -456,14 +492,26 @@ fn person_at_our_hub(world: &World, prefix: &str) -> anyhow::Result<String> {
 
 /// Places an event as its hub, the first of its conversation in an epoch of its own.
 fn place(event: &v1::Event, key: &Key) -> anyhow::Result<(v1::PlacedEvent, v1::PlacementBody)> {
+    let first = v1::PlacementBody {
+        epoch: u64::from_be_bytes(random::<8>()) | 1,
+        seq: 1,
+        ..v1::PlacementBody::default()
+    };
+    place_at(event, key, first)
+}
+
+/// Places an event at this position.
+fn place_at(
+    event: &v1::Event,
+    key: &Key,
+    position: v1::PlacementBody,
+) -> anyhow::Result<(v1::PlacedEvent, v1::PlacementBody)> {
     let decoded = v1::EventBody::decode(event.body.clone())?;
     let body = v1::PlacementBody {
         conversation: decoded.conversation,
-        epoch: u64::from_be_bytes(random::<8>()) | 1,
-        seq: 1,
         event_id: Bytes::copy_from_slice(&event::leaf(&event.body)),
         time_ms: now_ms(),
-        ..v1::PlacementBody::default()
+        ..position
     };
     let bytes = Bytes::from(body.encode_to_vec());
     let attestation = attest(std::slice::from_ref(&bytes), event::PLACEMENTS, key).pop();
@@ -558,6 +606,110 @@ async fn refused_by_us(world: &World) -> Seen {
         _ => None,
     });
     check_error(&failed.await.context("the sender was not told")?, ErrorCode::NotReachable)
+}
+
+/// An event that somebody of ours says to the first person, in a conversation that we order.
+async fn ours(world: &World, origin: &str, said: &str) -> anyhow::Result<v1::Event> {
+    let person = &world.person(0)?.name;
+    let (conversation, _) = event::direct(origin, person);
+    Ok(event::event(&event::event_body(origin, person, &conversation, said), &world.home.message_key))
+}
+
+async fn broken_chain(world: &World) -> Seen {
+    let origin = person_at_our_hub(world, "chainer")?;
+    // The person writes first, so that the answer is not a stranger's.
+    let said = format!("before the chain {}", now_ms());
+    write_to(world, &origin, &said).await?;
+    let (_, asked) = submitted(world, &said, 1).await?.remove(0);
+    let (first, position) = place(&asked, &world.home.message_key)?;
+    let person = &world.person(0)?.name;
+    let mut pipe = Pipe::open(world).await?;
+    let seq = pipe.send(person, pipe_item::Item::Placed(first.clone())).await?;
+    pipe.accepted(seq).await?;
+    let answer = ours(world, &origin, "a link").await?;
+    let next = |previous: Bytes| v1::PlacementBody {
+        epoch: position.epoch,
+        seq: 2,
+        previous,
+        ..v1::PlacementBody::default()
+    };
+    let (broken, _) =
+        place_at(&answer, &world.home.message_key, next(Bytes::copy_from_slice(&random::<32>())))?;
+    let seq = pipe.send(person, pipe_item::Item::Placed(broken)).await?;
+    let refused = pipe.outcome(seq).await?.context("a link to nowhere was accepted")?;
+    let seen = check_error(&refused, ErrorCode::Epoch)?;
+    let head = first.placement.context("it was placed above")?.body;
+    let (whole, _) =
+        place_at(&answer, &world.home.message_key, next(Bytes::copy_from_slice(&event::leaf(&head))))?;
+    let seq = pipe.send(person, pipe_item::Item::Placed(whole)).await?;
+    pipe.accepted(seq).await.context("the right link")?;
+    Ok(seen)
+}
+
+async fn from_another_hub(world: &World) -> Seen {
+    let event = event::event(&to_line(world, "usurper", "ordered by us")?, &world.home.message_key);
+    let (placed, _) = place(&event, &world.home.message_key)?;
+    let mut pipe = Pipe::open(world).await?;
+    let seq = pipe.send(world.line()?, pipe_item::Item::Placed(placed)).await?;
+    let refused = pipe.outcome(seq).await?.context("it was accepted")?;
+    // The placement is signed by the wrong name, which may be found first.
+    check_error(&refused, ErrorCode::WrongHub).or_else(|_| check_error(&refused, ErrorCode::BadAttestation))
+}
+
+/// How a message to this address of ours ends for its sender.
+async fn failure(world: &World, to: &str) -> anyhow::Result<v1::Error> {
+    let (device, client_id) = write_to(world, to, "will it arrive?").await?;
+    let mut log = device.sync(0).await?;
+    let failed = log.find(|item| match &item.item {
+        Some(Item::Failed(failed)) if failed.client_id == client_id => failed.error.clone(),
+        _ => None,
+    });
+    failed.await.context("the sender was not told")
+}
+
+async fn wrong_contact(world: &World) -> Seen {
+    let error = failure(world, &world.home.address(LIAR)).await?;
+    ensure!(error.class() == v1::ErrorClass::Permanent, "failed with {error:?}");
+    Ok(error.message)
+}
+
+async fn retry_after(world: &World) -> Seen {
+    let to = person_at_our_hub(world, BUSY)?;
+    let said = format!("after a while {}", now_ms());
+    write_to(world, &to, &said).await?;
+    submitted(world, &said, 1).await?;
+    let asked = world.peer.asked(&to);
+    let [first, second, ..] = asked[..] else { bail!("Contact was asked {} times", asked.len()) };
+    let waited = second - first;
+    ensure!(waited >= BUSY_FOR, "asked again after {} ms", waited.as_millis());
+    Ok(format!("asked again after {} ms", waited.as_millis()))
+}
+
+/// Has the first person write to a name that shows homeservers something odd; it must not be trusted.
+async fn distrusted(world: &World, label: &str, odd: impl FnOnce(&Site, v1::Card) -> Odd) -> Seen {
+    let site = Site::new(world.name(label));
+    world.open_site(&site)?;
+    let card = world.peer.card(&site.name).context("the site was opened")?;
+    world.peer.be_odd(&site.name, odd(&site, v1::Card::decode(card.body)?));
+    write_to(world, &site.address("reader"), "to the wrong one").await?;
+    // Time for the connection, and for a second try.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ensure!(world.peer.was_met(&site.name), "the subject did not connect, so nothing was seen");
+    ensure!(!world.peer.was_trusted(&site.name), "the subject authenticated all the same");
+    ensure!(world.peer.asked(&site.address("reader")).is_empty(), "the subject asked all the same");
+    Ok("nothing was claimed".into())
+}
+
+async fn to_an_impostor(world: &World) -> Seen {
+    distrusted(world, "impostor", |site, card| {
+        let card = v1::Card { tls_spki: vec![Bytes::from_static(&[6; 32])], seq: card.seq + 1, ..card };
+        Odd { card: Some(sign_card(&card, &site.key)), ahead_ms: 0 }
+    })
+    .await
+}
+
+async fn to_a_wrong_clock(world: &World) -> Seen {
+    distrusted(world, "wrongclock", |_, _| Odd { card: None, ahead_ms: 3_600_000 }).await
 }
 
 async fn conduct(world: &World) -> Seen {

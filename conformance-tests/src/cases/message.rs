@@ -77,7 +77,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         "message-to-absent-name",
-        &["EVENT-SYNC-02"],
+        &["CONV-HUB-04", "EVENT-SYNC-02"],
         "a message to a name that is not on the network is Failed with NOT_ON_NETWORK",
         |w| Box::pin(to_absent_name(w)),
     ),

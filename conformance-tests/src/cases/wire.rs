@@ -24,7 +24,7 @@ const SLACK: Duration = Duration::from_millis(1500);
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "wire-version",
-        &["WIRE-HELLO-05", "WIRE-ERR-02"],
+        &["WIRE-HELLO-05", "WIRE-ERR-02", "WIRE-ERR-03"],
         "a hello without a common version is refused with VERSION",
         |w| Box::pin(version(w)),
     ),
