@@ -17,8 +17,8 @@ const SUITE: Duration = Duration::from_secs(900);
 const TOOL: Duration = Duration::from_secs(20);
 /// The line that the suite's service answers for.
 const LINE: &str = "support";
-/// A line whose service never signs in: known by name, and nobody answers.
-const CLOSED: &str = "closed";
+/// A line that rings at the suite's service and at its second person.
+const TEAM: &str = "team";
 
 /// Starts a homeserver for the suite, runs it, and gives its exit status.
 pub async fn run() -> ExitCode {
@@ -103,7 +103,10 @@ impl Subject {
                 "\n[[line]]\nlocal = \"{local}\"\nlabel = \"{local}\"\ntargets = [\"service:{service}\"]\n"
             )
         };
-        let lines = line(LINE, "desk") + &line(CLOSED, "nobody");
+        let team = format!(
+            "\n[[line]]\nlocal = \"{TEAM}\"\nlabel = \"{TEAM}\"\ntargets = [\"service:desk\", \"account:bob\"]\n"
+        );
+        let lines = line(LINE, "desk") + &line("", "desk") + &team;
         std::fs::write(self.config(), format!("first_contact = \"known\"\n{text}{lines}"))?;
         Ok(anchor)
     }
@@ -111,7 +114,10 @@ impl Subject {
     async fn arguments(&self, anchor: &str) -> anyhow::Result<Vec<String>> {
         let peer: IpAddr = self.addresses.home;
         let line = format!("{LINE}@{BANK}");
-        let desk = self.invite(&["--service", "desk", "--address", &line]).await?;
+        let addresses = [line.clone(), format!("{TEAM}@{BANK}"), BANK.to_owned()];
+        let mut what = vec!["--service", "desk"];
+        addresses.iter().for_each(|address| what.extend(["--address", address]));
+        let desk = self.invite(&what).await?;
         let log = self.layout.logs().join("ahoyd.log");
         let start =
             format!("'{}' --config '{}' 2>'{}'", self.layout.program("ahoyd"), self.config(), log.display());
@@ -123,10 +129,10 @@ impl Subject {
             ("--dns-listen", self.dns().to_string()),
             ("--trust-anchor", self.trust_anchor()),
             ("--peer-address", peer.to_string()),
-            ("--service-invite", format!("desk:{line}={desk}")),
+            ("--service-invite", format!("desk:{}={desk}", addresses.join(","))),
             ("--start", start),
         ];
-        for local in ["ann", "bob"] {
+        for local in ["ann", "bob", LINE] {
             let account = format!("{local}@{BANK}");
             arguments.push(("--invite", format!("{account}={}", self.invite(&[&account]).await?)));
         }
