@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use crate::lifecycle::Tasks;
 use crate::store::{KeyRange, Order, Partition, Store};
 
+mod patience;
+
 /// What the pages are made from.
 pub struct Pages {
     /// What `/metrics` shows.
@@ -35,7 +37,7 @@ pub fn serve(listener: TcpListener, pages: Pages) {
     tasks.spawn("http", async move {
         // Not graceful: an open keep-alive connection must not hold up the end of the process.
         tokio::select! {
-            served = axum::serve(listener, router).into_future() => Ok(served?),
+            served = axum::serve(patience::Patience::new(listener), router).into_future() => Ok(served?),
             () = stop.cancelled() => Ok(()),
         }
     });
@@ -116,5 +118,23 @@ mod tests {
             assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("draining\n"), "{answer}");
         };
         lifecycle.run(AtOnce, while_draining, Duration::from_secs(30)).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_ends_its_request_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store::open(dir.path(), 1 << 20).unwrap();
+        let lifecycle = Lifecycle::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let registry = Metrics::default().registry(store.clone());
+        serve(listener, Pages { registry, store, tasks: lifecycle.tasks() });
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: ").await.unwrap();
+        let mut answer = Vec::new();
+        let cut = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        assert!(cut.is_ok(), "it is still connected after a minute");
+        assert!(answer.is_empty(), "{answer:?}");
+        lifecycle.run(AtOnce, || async {}, Duration::from_secs(1)).await.unwrap();
     }
 }

@@ -504,3 +504,33 @@ async fn a_hub_that_was_restored_is_contradicted_and_goes_on_in_a_new_epoch() {
     home.stop().await;
     bank.stop().await;
 }
+
+/// The system's clock, that many milliseconds ahead.
+#[derive(Default)]
+struct Ahead(std::sync::atomic::AtomicU64);
+
+impl ahoy_proto::time::Clock for Ahead {
+    fn now(&self) -> ahoy_proto::time::Timestamp {
+        let ahead = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        SystemClock.now() + std::time::Duration::from_millis(ahead)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_to_a_dead_peer_fails_after_30_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = world::Table::default();
+    let clock = Arc::new(Ahead::default());
+    let time = Time { clock: clock.clone(), ..Time::default() };
+    let bank = Server::start(&dir.path().join("bank"), "bank.example", &table, 0).await;
+    bank.stop().await;
+    let home = Server::start_with(&dir.path().join("home"), "home.example", &table, 0, time).await;
+    let device = home.device(CALLER, 1).await;
+    device.submit(text(1, SUPPORT, "Is anybody there?")).await.unwrap();
+    let mut log = device.sync(0).await;
+    assert!(matches!(log.next().await.item, Some(Item::Pending(_))));
+    clock.0.store(31 * 24 * 60 * 60 * 1000, std::sync::atomic::Ordering::SeqCst);
+    let Some(Item::Failed(failed)) = log.next().await.item else { panic!("failed") };
+    assert_eq!(failed.error.unwrap().code(), ErrorCode::TooOld);
+    home.stop().await;
+}

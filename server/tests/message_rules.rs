@@ -10,8 +10,9 @@ use ahoy_proto::address::{Address, Local};
 use ahoy_proto::attestation::{Context, attest};
 use ahoy_proto::key::SigningKey;
 use ahoy_proto::name::{Name, NamePolicy};
-use ahoy_proto::time::{Clock, Entropy, Timestamp};
+use ahoy_proto::time::{Entropy, Timestamp};
 use ahoy_proto::v1::{self, ErrorCode, content::Content as Kind, sync_item::Item as SyncKind};
+use ahoy_testkit::clock::VirtualClock;
 use ahoyd::account::{DeviceLogin, ServiceLogin, sign_in_device, sign_in_service};
 use ahoyd::contact;
 use ahoyd::desk::{Desk, FirstContact, Line, Target};
@@ -25,19 +26,12 @@ use ahoyd::metrics::Metrics;
 use ahoyd::record::Queued;
 use ahoyd::store::{self, KeyRange, Order};
 use ahoyd::submit::{self, Speaker};
+use ahoyd::sweep::sweep;
 use ahoyd::wake::Wakes;
 use bytes::Bytes;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-struct Fixed;
-
-impl Clock for Fixed {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_secs(1_800_000_000)
-    }
-}
 
 struct Counting(std::sync::atomic::AtomicU64);
 
@@ -60,6 +54,7 @@ fn address(text: &str) -> Address {
 
 struct World {
     _dir: tempfile::TempDir,
+    clock: Arc<VirtualClock>,
     stop: CancellationToken,
     tracker: TaskTracker,
     caller: Arc<Home>,
@@ -72,6 +67,7 @@ fn open(
     seed: u8,
     tracker: &TaskTracker,
     stop: &CancellationToken,
+    clock: &Arc<VirtualClock>,
 ) -> Arc<Home> {
     let name = Name::parse(name, &policy()).unwrap();
     let support = Local::parse("support").unwrap();
@@ -90,7 +86,7 @@ fn open(
         first_contact: FirstContact::Anyone,
         limits: Limits::default(),
         metrics: Metrics::default(),
-        clock: Arc::new(Fixed),
+        clock: clock.clone(),
         entropy: Arc::new(Counting(u64::from(seed << 4).into())),
     });
     let store = store::open(&world.path().join(name.as_str()), 1 << 20).unwrap();
@@ -106,9 +102,10 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let caller = open(&dir, "home.example", 1, &tracker, &stop);
-        let bank = open(&dir, "bank.example", 2, &tracker, &stop);
-        Self { _dir: dir, stop, tracker, caller, bank }
+        let clock = Arc::new(VirtualClock::at(Timestamp::from_secs(1_800_000_000)));
+        let caller = open(&dir, "home.example", 1, &tracker, &stop, &clock);
+        let bank = open(&dir, "bank.example", 2, &tracker, &stop, &clock);
+        Self { _dir: dir, clock, stop, tracker, caller, bank }
     }
 
     /// A world with the caller's device and the bot signed in.
@@ -394,4 +391,50 @@ fn an_event_that_would_not_fit_a_frame_with_its_placement_is_refused() {
     let event = v1::Event { body: body.encode_to_vec().into(), attestation: None };
     let Err(fault) = ahoyd::checked::Checked::new(event, &policy()) else { panic!("it is taken") };
     assert_eq!((fault.code, &*fault.message), (ErrorCode::Malformed, "the event is too large"));
+}
+
+fn days(count: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(count * 24 * 60 * 60)
+}
+
+fn count(home: &Home, kind: layout::Kind) -> usize {
+    let range = KeyRange::prefix([kind as u8]);
+    home.store.scan(&home.partition, &range, 10_000, Order::Ascending).unwrap().len()
+}
+
+#[tokio::test]
+async fn a_message_that_waited_for_more_than_30_days_is_refused_by_its_hub() {
+    let world = World::peopled().await;
+    world.say(1, "in time").await.unwrap();
+    world.make_contact().await;
+    world.clock.advance(days(1));
+    world.say(2, "later").await.unwrap();
+    world.clock.advance(days(30) - std::time::Duration::from_secs(1));
+    world.bank.open_pipe(&world.caller.desk.name, 1).await.unwrap();
+    let taken = carry(&world.caller, &world.bank, 1).await.unwrap();
+    let codes: Vec<ErrorCode> =
+        taken.ack.refused.iter().map(|refusal| refusal.error.as_ref().unwrap().code()).collect();
+    assert_eq!(codes, [ErrorCode::TooOld], "the one of 31 days; that of a second less than 30 is placed");
+    assert_eq!(log(&world.bank, "service:bot").len(), 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn ids_are_forgotten_after_32_days_and_not_before() {
+    let world = World::peopled().await;
+    world.say(1, "old").await.unwrap();
+    world.make_contact().await;
+    world.bank.open_pipe(&world.caller.desk.name, 1).await.unwrap();
+    carry(&world.caller, &world.bank, 1).await.unwrap();
+    world.clock.advance(days(32));
+    world.say(2, "new").await.unwrap();
+    for (passed, left) in [(0, [2, 1]), (1, [1, 0])] {
+        world.clock.advance(std::time::Duration::from_millis(passed));
+        sweep(&world.caller, layout::Kind::Submission).await.unwrap();
+        sweep(&world.bank, layout::Kind::Deduplication).await.unwrap();
+        let kept =
+            [count(&world.caller, layout::Kind::Submission), count(&world.bank, layout::Kind::Deduplication)];
+        assert_eq!(kept, left, "{passed} ms past 32 days");
+    }
+    world.end().await;
 }
