@@ -10,6 +10,7 @@ use crate::report::{Line, Verdict};
 use crate::world::World;
 
 mod auth;
+mod branch;
 mod call;
 mod card;
 mod delivery;
@@ -17,6 +18,7 @@ mod drain;
 mod hop;
 mod message;
 mod name;
+mod outgoing;
 mod wire;
 
 /// What a case saw, in words.
@@ -66,7 +68,9 @@ pub fn all() -> Vec<Case> {
         auth::CASES,
         message::CASES,
         delivery::CASES,
+        outgoing::CASES,
         call::CASES,
+        branch::CASES,
         hop::CASES,
         drain::CASES,
     ]
