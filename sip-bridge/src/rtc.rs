@@ -21,6 +21,20 @@ use std::time::Duration;
 
 use ahoy_proto::time::Entropy;
 
+/// Fuzz entry: a datagram on a media socket, and what a socket makes of it.
+pub fn fuzz_stun(data: &[u8]) {
+    let _ = (stun::classify(data), stun::request_transaction(data));
+}
+
+/// Fuzz entry: a peer's SDP, up to the library.
+pub fn fuzz_sdp(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if text.len() <= sdp::LONGEST {
+        let _ = (sdp::encodings(&text), sdp::advertised(&text));
+        let _ = str0m::change::SdpOffer::from_sdp_string(&sdp::plain(&text));
+    }
+}
+
 pub use hub::{RtcCall, RtcEvents, RtcHub};
 pub use rewrite::Rewriter;
 
@@ -137,6 +151,12 @@ pub struct RtcStats {
     pub packets_in: u64,
     /// RTP packets sent to the peer.
     pub packets_out: u64,
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes sent.
+    pub bytes_out: u64,
+    /// The address that our SDP advertises first, and the peer's, of the last exchange.
+    pub advertised: (Option<SocketAddr>, Option<SocketAddr>),
     /// Packets from the other side that had no place here: not connected yet, encoding not negotiated, too late.
     pub packets_refused: u64,
     /// When ICE and DTLS came up first.

@@ -7,7 +7,7 @@ mod leg;
 mod stream;
 
 pub use dtmf::{DtmfReader, Tone, digit_of, is_dialable};
-pub use g711::recode;
+pub use g711::{encode_sound, recode};
 pub use leg::{PortRange, Received, RtpLeg, Traffic};
 pub use stream::OutStream;
 

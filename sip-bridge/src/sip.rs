@@ -5,6 +5,7 @@ pub mod agent;
 mod dialog;
 pub mod driver;
 mod flow;
+mod garbled;
 mod gate;
 mod health;
 mod leg;

@@ -19,9 +19,11 @@ mod net;
 
 pub use net::Net;
 
-/// Never dialled, whatever a table says: calls to them must not depend on this software. The two that
-/// are emergency numbers in most of the world and not somebody's extension.
-const EMERGENCY: [&str; 2] = ["112", "911"];
+/// Emergency numbers of many countries: no table may name one, since calls to them must not depend
+/// on this software. Those that are plain extensions of a PBX are allowed one by one.
+const EMERGENCY: [&str; 8] = ["112", "911", "999", "000", "110", "119", "111", "108"];
+/// Never anybody's extension.
+const ALWAYS: [&str; 2] = ["112", "911"];
 
 /// One file of `trunks.d`, as written.
 #[derive(Debug, Clone, Deserialize)]
@@ -62,6 +64,9 @@ pub struct TrunkFile {
     /// Number that a phone dials -> Ahoy address.
     #[serde(default)]
     pub short_codes: BTreeMap<String, String>,
+    /// Extensions of this PBX that look like emergency numbers and are none.
+    #[serde(default)]
+    pub own_extensions: Vec<String>,
     /// The line that calls from this trunk come from.
     pub outbound_line: Option<String>,
 }
@@ -117,13 +122,16 @@ impl Trunk {
             let whole = if line.contains('@') { line.to_owned() } else { format!("{line}@{name}") };
             Address::parse(&whole, policy).map_err(|failed| format!("line \"{line}\": {failed}"))
         };
+        if let Some(never) = file.own_extensions.iter().find(|number| ALWAYS.contains(&number.as_str())) {
+            return Err(format!("own_extensions has the emergency number {never}: it is nobody's extension"));
+        }
         let mut lines = BTreeMap::new();
         for (line, target) in &file.lines {
-            lines.insert(address(line)?, line_target(line, target)?);
+            lines.insert(address(line)?, line_target(line, target, &file.own_extensions)?);
         }
         let mut short_codes = BTreeMap::new();
         for (code, target) in &file.short_codes {
-            if EMERGENCY.contains(&code.as_str()) {
+            if is_emergency(code, &file.own_extensions) {
                 return Err(format!("short code {code} is an emergency number: choose another one"));
             }
             let target =
@@ -180,16 +188,24 @@ impl Trunk {
     }
 }
 
-fn line_target(line: &str, target: &str) -> Result<Uri, String> {
+/// Whether a PBX would take these digits for an emergency call, however they are written.
+fn is_emergency(user: &str, own: &[String]) -> bool {
+    let number = user.split(';').next().unwrap_or_default();
+    let digits: String = number.chars().filter(|c| !matches!(c, '-' | '.' | '(' | ')' | ' ' | '+')).collect();
+    EMERGENCY.contains(&digits.as_str()) && !own.contains(&digits)
+}
+
+fn line_target(line: &str, target: &str, own: &[String]) -> Result<Uri, String> {
     let uri = Uri::parse(Bytes::copy_from_slice(target.as_bytes()))
         .map_err(|failed| format!("line \"{line}\" = \"{target}\": {failed}"))?;
     if !uri.scheme().is_sip() || uri.scheme().is_secure() || uri.user().is_none() || uri.has_headers() {
         return Err(format!("line \"{line}\" = \"{target}\": write sip:EXTENSION@PBX"));
     }
     let user = uri.decoded_user().unwrap_or_default();
-    if EMERGENCY.iter().any(|number| number.as_bytes() == user) {
+    if is_emergency(&String::from_utf8_lossy(&user), own) {
         return Err(format!(
-            "line \"{line}\" would dial the emergency number in \"{target}\": this is refused"
+            "line \"{line}\" would dial the emergency number in \"{target}\": this is refused; if it is an \
+             extension of this PBX, list it in own_extensions"
         ));
     }
     Ok(uri)
@@ -285,6 +301,11 @@ mod tests {
             ("sip:200@127.0.0.1:5070", "sip:112@127.0.0.1:5070", "emergency"),
             ("sip:200@127.0.0.1:5070", "tel:+1", "sip:EXTENSION@PBX"),
             ("9001 =", "911 =", "emergency"),
+            ("9001 =", "000 =", "emergency"),
+            ("sip:200@", "sip:999@", "own_extensions"),
+            ("sip:200@", "sip:1-1-0@", "emergency"),
+            ("sip:200@", "sip:%39%31%31@", "emergency"),
+            ("outbound_line", "own_extensions = [\"911\"]\noutbound_line", "nobody's extension"),
             ("caller@home.example", "caller home", "short code 9001"),
             ("outbound_line = \"support\"", "outbound_line = \"sales\"", "not in [lines]"),
             ("[30000, 30999]", "[30000, 30000]", "below the last"),
@@ -295,6 +316,17 @@ mod tests {
             let failed = parse(&FILE.replace(from, to)).unwrap_err();
             assert!(failed.contains(expected), "{to}: {failed}");
         }
+    }
+
+    #[test]
+    fn an_extension_that_looks_like_an_emergency_number_is_dialled_when_it_is_listed() {
+        let listed = FILE.replace("outbound_line", "own_extensions = [\"110\"]\noutbound_line");
+        let trunk = parse(&listed.replace("sip:200@", "sip:110@")).unwrap();
+        assert_eq!(
+            trunk.target(&address("support@bank.example")).unwrap().to_bytes(),
+            "sip:110@127.0.0.1:5070"
+        );
+        assert!(parse(&listed.replace("sip:200@", "sip:119@")).is_err());
     }
 
     #[test]

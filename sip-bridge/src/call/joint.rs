@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Exchange;
-use super::relay::{Marks, ToSip, to_rtc};
+use super::relay::{Marks, ToSip, ToneKeys, to_rtc};
 use super::report::Report;
 use crate::rtc::{RtcCall, RtcEvent, RtcEvents, RtcLeg};
 use crate::rtp::{RtpLeg, Tone, is_dialable};
@@ -23,6 +23,10 @@ use crate::status_map;
 
 /// Time after the answer in which sound must have come from both sides. [BRIDGE-RTP-04]
 const SOUND: Duration = Duration::from_secs(5);
+/// Time after the answer in which the media path must be up. [CALL-MEDIA-21]
+const PATH: Duration = Duration::from_secs(15);
+/// A restart that is not answered within this is tried again.
+const RESTART: Duration = Duration::from_secs(10);
 /// Tones that may wait.
 const TONES: usize = 64;
 const TONE_STEP: Duration = Duration::from_millis(20);
@@ -82,13 +86,21 @@ pub(super) struct Joint {
     /// We placed the call into the network.
     pub caller: bool,
     marks: Arc<Marks>,
+    /// Keys of the PBX for a network without telephone events, and the other way round.
     digits: (mpsc::Sender<char>, mpsc::Receiver<char>),
+    keys: (mpsc::Sender<char>, mpsc::Receiver<char>),
     tones: VecDeque<Tone>,
     tone_at: Instant,
     sound_due: Option<Instant>,
+    path_due: Option<Instant>,
     hold: HoldDirection,
+    /// The network side said that it holds: its silence is meant.
+    held: bool,
     generation: u32,
-    restarting: bool,
+    /// Until when the answer to our restart is awaited.
+    restarting: Option<Instant>,
+    /// Our address changed again meanwhile.
+    restart_again: bool,
     relay: CancellationToken,
 }
 
@@ -118,12 +130,16 @@ impl Joint {
             caller,
             marks: Arc::default(),
             digits: mpsc::channel(TONES),
+            keys: mpsc::channel(TONES),
             tones: VecDeque::new(),
             tone_at: Instant::now(),
             sound_due: None,
+            path_due: None,
             hold: HoldDirection::None,
+            held: false,
             generation: 0,
-            restarting: false,
+            restarting: None,
+            restart_again: false,
             relay: CancellationToken::new(),
         };
         joint.report.named(joint.call.id());
@@ -136,7 +152,12 @@ impl Joint {
         self.relay.cancel();
         self.relay = CancellationToken::new();
         let (rtp, marks, clock) = (self.rtp.clone(), self.marks.clone(), self.exchange.clock.clone());
-        let sink = ToSip { rtp: rtp.clone(), clock: clock.clone(), marks: marks.clone() };
+        let sink = ToSip {
+            rtp: rtp.clone(),
+            clock: clock.clone(),
+            marks: marks.clone(),
+            keys: ToneKeys::new(self.keys.0.clone()),
+        };
         self.rtc.relay_to(Some(Arc::new(sink)));
         let digits = self.digits.0.clone();
         let relay = to_rtc(rtp, self.rtc.clone(), clock, marks, digits, self.relay.clone());
@@ -189,7 +210,18 @@ impl Joint {
                     let dtmf = v1::Dtmf { digits: digit.to_string(), duration_ms: 100 };
                     self.tell(Message::Dtmf(dtmf)).await;
                 }
+                Some(digit) = self.keys.1.recv() => self.dial(&v1::Dtmf { digits: digit.to_string(), duration_ms: 100 }),
                 () = at(tone_at) => self.tone_step(),
+                () = at(self.restarting) => {
+                    self.restarting = None;
+                    self.restart().await;
+                }
+                () = at(self.path_due) => {
+                    self.path_due = None;
+                    if self.rtc.stats().connected.is_none() {
+                        return Err(Ending::ours(HangupReason::Media, "no media path to the client within 15 s"));
+                    }
+                }
                 () = at(sound) => self.check_sound(),
                 () = at(ring) => {
                     self.ring_deadline = None;
@@ -205,7 +237,8 @@ impl Joint {
     /// The call was answered, by whichever side.
     pub fn answered(&mut self) {
         self.ring_deadline = None;
-        self.sound_due = Some(Instant::now() + SOUND);
+        let now = Instant::now();
+        (self.sound_due, self.path_due) = (Some(now + SOUND), Some(now + PATH));
         self.report.answered(&*self.exchange.clock);
     }
 
@@ -227,12 +260,18 @@ impl Joint {
         match message {
             Message::Dtmf(dtmf) => self.dial(&dtmf),
             // Who holds sends no RTP; there is nothing to say to the PBX about it.
-            Message::Hold(_) | Message::BranchEnded(_) => {}
+            Message::Hold(hold) => self.held = hold.direction() != HoldDirection::None,
+            Message::BranchEnded(_) => {}
             Message::IceRestart(restart) => self.peer_restarts(restart).await,
-            Message::IceRestartAnswer(answer) if self.restarting && answer.generation == self.generation => {
-                self.restarting = false;
+            Message::IceRestartAnswer(answer)
+                if self.restarting.is_some() && answer.generation == self.generation =>
+            {
+                self.restarting = None;
                 if let Err(error) = self.rtc.accept_answer(&answer.sdp) {
                     tracing::info!(%error, "the answer to an ICE restart is of no use");
+                }
+                if std::mem::take(&mut self.restart_again) {
+                    self.restart().await;
                 }
             }
             Message::Transfer(_) | Message::Recording(_) => tracing::debug!("reserved call message ignored"),
@@ -242,8 +281,8 @@ impl Joint {
     }
 
     fn dial(&mut self, dtmf: &v1::Dtmf) {
-        if !is_dialable(&dtmf.digits) || !self.rtp.speaks_dtmf() {
-            tracing::warn!(call = ?self.call.id(), "digits for a PBX without telephone-event, or no digits: dropped");
+        if !is_dialable(&dtmf.digits) || self.rtp.codec().is_none() {
+            tracing::warn!(call = ?self.call.id(), "no digits, or before the PBX described its audio: dropped");
             return;
         }
         if self.tones.is_empty() {
@@ -264,10 +303,11 @@ impl Joint {
 
     async fn peer_restarts(&mut self, restart: v1::IceRestart) {
         // Glare: the callee yields (spec section 6).
-        if self.restarting && self.caller {
+        if self.restarting.is_some() && self.caller {
             return;
         }
-        self.restarting = false;
+        // What we offer in this answer is as new as it would be in a restart of ours.
+        (self.restarting, self.restart_again) = (None, false);
         match self.rtc.accept_restart(&restart.sdp) {
             Ok(sdp) => {
                 let answer =
@@ -280,8 +320,9 @@ impl Joint {
 
     async fn rtc_event(&mut self, event: RtcEvent) -> Result<(), Ending> {
         match event {
+            RtcEvent::MappingChanged if self.restarting.is_some() => self.restart_again = true,
             RtcEvent::Disconnected | RtcEvent::MappingChanged => self.restart().await,
-            RtcEvent::Stalled if self.hold == HoldDirection::None => self.restart().await,
+            RtcEvent::Stalled if self.hold == HoldDirection::None && !self.held => self.restart().await,
             RtcEvent::Lost | RtcEvent::Closed => {
                 return Err(Ending::ours(HangupReason::Media, "the media path to the client was lost"));
             }
@@ -292,11 +333,12 @@ impl Joint {
     }
 
     async fn restart(&mut self) {
-        if self.restarting || !self.report.is_answered() {
+        if self.restarting.is_some() || !self.report.is_answered() {
             return;
         }
         if let Ok(sdp) = self.rtc.restart() {
-            self.restarting = true;
+            tracing::info!(call = ?self.call.id(), "the media path is renewed");
+            self.restarting = Some(Instant::now() + RESTART);
             self.generation += 1;
             let restart = v1::IceRestart { branch: self.branch.clone(), sdp, generation: self.generation };
             self.tell(Message::IceRestart(restart)).await;

@@ -2,8 +2,8 @@
 //! payload types are each leg's own affair; the sound passes untouched, but for the rare pair of
 //! legs that chose different laws. [BRIDGE-RTP-02]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ahoy_proto::time::Clock;
 use tokio::sync::mpsc;
@@ -35,6 +35,27 @@ pub struct ToSip {
     pub clock: Arc<dyn Clock>,
     /// For the CDR.
     pub marks: Arc<Marks>,
+    /// Keys for a PBX without telephone-event.
+    pub keys: ToneKeys,
+}
+
+/// Reads the keys out of a stream of telephone events.
+pub struct ToneKeys {
+    reader: Mutex<DtmfReader>,
+    keys: mpsc::Sender<char>,
+}
+
+impl ToneKeys {
+    /// Gives each key to `keys`, once.
+    pub fn new(keys: mpsc::Sender<char>) -> Self {
+        Self { reader: Mutex::default(), keys }
+    }
+
+    fn read(&self, packet: &Packet<'_>) {
+        let key = self.reader.lock().unwrap_or_else(PoisonError::into_inner).read(packet);
+        // A full queue means nobody can follow such dialling anyway.
+        let _ = key.map(|key| self.keys.try_send(key));
+    }
 }
 
 impl RtpSink for ToSip {
@@ -50,6 +71,7 @@ impl RtpSink for ToSip {
         };
         let at = Instant::now().into_std();
         match (codec_of(packet.encoding), self.rtp.codec()) {
+            (None, Some(_)) if !self.rtp.speaks_dtmf() => self.keys.read(&out),
             (None, _) => self.rtp.send(now, at, Received::Event, out),
             (Some(from), Some(to)) if from != to => {
                 self.marks.recoded.store(true, Ordering::Relaxed);

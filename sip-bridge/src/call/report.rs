@@ -76,19 +76,20 @@ impl Report {
         self.record.codec = rtp.codec().map(|codec| codec.name());
         self.record.recoded = marks.recoded();
         let stats = rtc.stats();
-        let (ours, theirs) = stats.selected_pair.unzip();
+        let theirs = stats.selected_pair.map(|(_, theirs)| theirs);
         // The WebRTC leg counts from its creation, which is the first thing that a call does.
         let start = self.record.start_ms;
-        let leg = |packets, first: Option<Duration>| Traffic {
+        let leg = |packets, bytes, first: Option<Duration>, advertised| Traffic {
             packets,
-            bytes: 0,
+            bytes,
             first_ms: first.map(|after| start + u64::try_from(after.as_millis()).unwrap_or(0)),
-            advertised: None,
-            actual: None,
+            advertised,
+            // The pair carries both directions; where nothing flowed there is no actual address.
+            actual: theirs.filter(|_| packets > 0),
         };
         self.record.rtc = Leg {
-            received: Traffic { advertised: ours, actual: theirs, ..leg(stats.packets_in, stats.first_in) },
-            sent: Traffic { advertised: theirs, actual: theirs, ..leg(stats.packets_out, stats.first_out) },
+            received: leg(stats.packets_in, stats.bytes_in, stats.first_in, stats.advertised.0),
+            sent: leg(stats.packets_out, stats.bytes_out, stats.first_out, stats.advertised.1),
         };
         self.record.ice_pair = stats.selected_pair;
     }

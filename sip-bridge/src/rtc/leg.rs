@@ -141,7 +141,9 @@ impl Leg {
         let (offer, pending) = changes.apply().ok_or(RtcError::OutOfOrder)?;
         self.mid = Some(mid);
         self.pending = Some(pending);
-        Ok(offer.to_sdp_string())
+        let offer = offer.to_sdp_string();
+        self.stats.advertised.0 = sdp::advertised(&offer);
+        Ok(offer)
     }
 
     /// Makes a restart offer; the second value is the ufrag that the peer's checks will carry once it has it.
@@ -153,7 +155,9 @@ impl Leg {
         let credentials = changes.ice_restart(true);
         let (offer, pending) = changes.apply().ok_or(RtcError::OutOfOrder)?;
         self.pending = Some(pending);
-        Ok((offer.to_sdp_string(), credentials.ufrag))
+        let offer = offer.to_sdp_string();
+        self.stats.advertised.0 = sdp::advertised(&offer);
+        Ok((offer, credentials.ufrag))
     }
 
     pub(super) fn accept_answer(&mut self, answer: &str) -> Result<(), RtcError> {
@@ -165,6 +169,7 @@ impl Leg {
         let pending = self.pending.take().ok_or(RtcError::OutOfOrder)?;
         let accepted = self.rtc.sdp_api().accept_answer(pending, parsed);
         accepted.map_err(|e| RtcError::Sdp(e.to_string()))?;
+        self.stats.advertised.1 = sdp::advertised(&answer);
         self.settle(&answer)
     }
 
@@ -175,6 +180,7 @@ impl Leg {
         // An offer of ours that crossed theirs is void now (the library invalidates it too).
         self.pending = None;
         let answer = answer.to_sdp_string();
+        self.stats.advertised = (sdp::advertised(&answer), sdp::advertised(&offer));
         self.mid = first_audio_mid(&answer);
         self.settle(&answer)?;
         Ok(answer)
@@ -234,6 +240,7 @@ impl Leg {
         let write = RtpWrite::new(*payload_type, sequence.into(), timestamp, now, packet.payload);
         stream.write_rtp(write.marker(packet.marker));
         self.stats.packets_out += 1;
+        self.stats.bytes_out += packet.payload.len() as u64;
         self.stats.first_out.get_or_insert(now.saturating_duration_since(self.created));
         // Without this the packet waits for the library's next timeout, 8 ms on average.
         self.input(Input::Timeout(now));
@@ -376,6 +383,7 @@ impl Leg {
     fn received(&mut self, packet: str0m::rtp::RtpPacket, received: &mut Vec<Received>) {
         let at = packet.timestamp;
         self.stats.packets_in += 1;
+        self.stats.bytes_in += packet.payload.len() as u64;
         self.stats.first_in.get_or_insert(at.saturating_duration_since(self.created));
         self.last_heard = Some(at);
         if self.last_rtp.replace(at).is_none() && self.stats.packets_in > 1 {

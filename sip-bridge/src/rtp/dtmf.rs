@@ -8,6 +8,27 @@ const DIGITS: &[u8] = b"0123456789*#ABCD";
 const VOLUME: u8 = 10;
 /// Silence after a tone, in 20 ms steps.
 const GAP_STEPS: u32 = 3;
+/// Low and high frequency of each digit, in the order of [`DIGITS`], in hertz.
+const FREQUENCIES: [(u16, u16); 16] = [
+    (941, 1336),
+    (697, 1209),
+    (697, 1336),
+    (697, 1477),
+    (770, 1209),
+    (770, 1336),
+    (770, 1477),
+    (852, 1209),
+    (852, 1336),
+    (852, 1477),
+    (941, 1209),
+    (941, 1477),
+    (697, 1633),
+    (770, 1633),
+    (852, 1633),
+    (941, 1633),
+];
+/// Peak of a sine of -10 dBm0 in G.711, whose full scale is +3.14 dBm0.
+const AMPLITUDE: f64 = 7200.0;
 /// Samples per step.
 const STEP: u16 = 160;
 
@@ -67,6 +88,18 @@ impl Tone {
         let event = DIGITS.iter().position(|known| *known == upper)?;
         let steps = duration_ms.clamp(40, 2000).div_ceil(20);
         Some(Self { event: u8::try_from(event).ok()?, steps, done: 0 })
+    }
+
+    /// The sound of the 20 ms that [`Self::step`] gave last, at 8 kHz: the two frequencies of
+    /// ITU-T Q.23, each at -10 dBm0, for a far side without telephone-event.
+    pub fn sound(&self) -> [i16; STEP as usize] {
+        let (low, high) = FREQUENCIES[usize::from(self.event)];
+        let start = self.done.saturating_sub(1) * u32::from(STEP);
+        std::array::from_fn(|index| {
+            let seconds = (f64::from(start) + index as f64) / 8000.0;
+            let wave = |hz: u16| (std::f64::consts::TAU * f64::from(hz) * seconds).sin();
+            (AMPLITUDE * (wave(low) + wave(high))) as i16
+        })
     }
 
     /// The next 20 ms; `None` when tone and gap are over.

@@ -18,6 +18,14 @@ pub fn recode(from: Codec, payload: &[u8]) -> Vec<u8> {
     payload.iter().map(|byte| table[usize::from(*byte)]).collect()
 }
 
+/// Linear samples as this codec sends them.
+pub fn encode_sound(codec: Codec, samples: &[i16]) -> Vec<u8> {
+    match codec {
+        Codec::Pcma => samples.iter().map(|sample| encode(&mut pcma::PcmaEncoder::new(), *sample)).collect(),
+        Codec::Pcmu => samples.iter().map(|sample| encode(&mut pcmu::PcmuEncoder::new(), *sample)).collect(),
+    }
+}
+
 fn table(from: Codec) -> [u8; 256] {
     let mut table = [0; 256];
     for (byte, out) in (0..=255).zip(&mut table) {

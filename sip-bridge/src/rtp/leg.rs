@@ -10,7 +10,7 @@ use ahoy_proto::time::{Clock, Timestamp};
 use serde::Serialize;
 use tokio::net::UdpSocket;
 
-use super::{OutStream, Packet, Tone};
+use super::{OutStream, Packet, Tone, encode_sound};
 use crate::sdp::{Codec, MediaPlan};
 
 /// Attempts to find a free even/odd pair before giving up.
@@ -208,13 +208,28 @@ impl RtpLeg {
         let Some((payload, times)) = step.and_then(|step| step.payload) else {
             return step.is_some();
         };
-        let Some((target, payload_type)) = inner.target(Received::Event) else { return true };
+        let Some((target, payload_type)) = inner.target(Received::Event) else {
+            self.send_sound(&mut inner, now, at, tone);
+            return true;
+        };
         for number in 0..times {
             let fresh = number == 0 && step.is_some_and(|step| step.first);
             let out = inner.stream.insert(at, &payload, payload_type, fresh).to_bytes();
             self.transmit(&mut inner, now, target, &out);
         }
         true
+    }
+
+    /// The far side has no telephone-event: the tone goes into the audio. [BRIDGE-RTP-03]
+    fn send_sound(&self, inner: &mut Inner, now: Timestamp, at: Instant, tone: &Tone) {
+        let Some((target, payload_type)) = inner.target(Received::Audio) else { return };
+        let Some(codec) = inner.plan.as_ref().filter(|plan| plan.dtmf.is_none()).map(|plan| plan.codec)
+        else {
+            return;
+        };
+        let sound = encode_sound(codec, &tone.sound());
+        let out = inner.stream.insert_audio(at, &sound, payload_type).to_bytes();
+        self.transmit(inner, now, target, &out);
     }
 
     /// The codec agreed on, once there is one.

@@ -16,6 +16,8 @@ pub struct OutStream {
     timestamp: u32,
     sent_at: Option<Instant>,
     source: Option<Source>,
+    /// What was sent last is audio of our own.
+    own_audio: bool,
 }
 
 #[derive(Debug)]
@@ -29,7 +31,7 @@ struct Source {
 impl OutStream {
     /// A stream with these first numbers, random as RFC 3550 section 5.1 wants them.
     pub fn new(ssrc: u32, sequence: u16, timestamp: u32) -> Self {
-        Self { ssrc, sequence, timestamp, sent_at: None, source: None }
+        Self { ssrc, sequence, timestamp, sent_at: None, source: None, own_audio: false }
     }
 
     /// The packet to send for one of the source's.
@@ -69,12 +71,23 @@ impl OutStream {
             self.sent_at = Some(now);
         }
         self.sequence = self.sequence.wrapping_add(1);
-        self.source = None;
+        (self.source, self.own_audio) = (None, false);
         let (sequence, timestamp) = (self.sequence, self.timestamp);
         Packet { marker: fresh, payload_type, sequence, timestamp, ssrc: self.ssrc, payload }
     }
 
+    /// 20 ms of audio of our own; a run of them is one frame apart whatever the time says.
+    pub fn insert_audio<'a>(&mut self, now: Instant, payload: &'a [u8], payload_type: u8) -> Packet<'a> {
+        let first = self.source.is_some() || !self.own_audio;
+        self.timestamp = if first { self.timestamp_at(now) } else { self.timestamp.wrapping_add(160) };
+        (self.sent_at, self.own_audio, self.source) = (Some(now), true, None);
+        self.sequence = self.sequence.wrapping_add(1);
+        let (sequence, timestamp) = (self.sequence, self.timestamp);
+        Packet { marker: first, payload_type, sequence, timestamp, ssrc: self.ssrc, payload }
+    }
+
     fn adopt(&mut self, now: Instant, packet: &Packet<'_>) {
+        self.own_audio = false;
         let sequence = self.sequence.wrapping_add(1);
         let timestamp = self.timestamp_at(now);
         self.source = Some(Source {

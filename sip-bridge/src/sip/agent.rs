@@ -10,6 +10,7 @@ use sipx_sip::{Message, Request, Response, Timers, TransactionKey, Uri};
 
 use super::dialog::{Dialog, DialogId};
 use super::flow::{Flow, Transport};
+use super::garbled::refuse_undecodable;
 use super::gate::Gate;
 use super::health::Health;
 use super::leg::{End, EndCause, LegEvent, LegId};
@@ -223,19 +224,21 @@ impl Agent {
         }
     }
 
-    /// Feeds one datagram in; returns the bytes of a keep-alive answer, if one is due.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        bytes: Bytes,
-        source: SocketAddr,
-    ) -> Option<&'static [u8]> {
-        match message::read_datagram(bytes) {
-            Datagram::Ping if self.gate.admits(now, source.ip()) => return Some(b"\r\n"),
-            Datagram::Message(message) => self.handle_message(now, *message, Flow::Udp(source)),
-            Datagram::Ping | Datagram::Pong | Datagram::Garbage => {}
+    /// Feeds one datagram in; returns the answer to a keep-alive or to what is no SIP, if one is due.
+    pub fn handle_datagram(&mut self, now: Instant, bytes: Bytes, source: SocketAddr) -> Option<Bytes> {
+        match message::read_datagram(bytes.clone()) {
+            Datagram::Ping => self.gate.admits(now, source.ip()).then(|| Bytes::from_static(b"\r\n")),
+            Datagram::Message(message) => {
+                self.handle_message(now, *message, Flow::Udp(source));
+                None
+            }
+            // The PBX's administrator shall see that something is wrong; strangers get nothing. [BRIDGE-SIP-16]
+            Datagram::Garbage => {
+                let served = self.serves(source.ip()) && self.gate.admits(now, source.ip());
+                served.then(|| refuse_undecodable(&bytes)).flatten()
+            }
+            Datagram::Pong => None,
         }
-        None
     }
 
     /// Feeds one message in.

@@ -242,7 +242,7 @@ impl Driver {
         let now = Instant::now().into_std();
         let answer = self.shared.lock().agent.handle_datagram(now, Bytes::copy_from_slice(bytes), source);
         if let Some(answer) = answer {
-            let _ = self.udp.try_send_to(answer, source);
+            let _ = self.udp.try_send_to(&answer, source);
         }
     }
 

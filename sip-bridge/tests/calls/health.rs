@@ -29,3 +29,21 @@ async fn a_call_to_a_dead_pbx_ends_at_once_and_rings_again_when_the_pbx_is_back(
     world.pbx.reply(&invite, "486 Busy Here", "").await;
     assert_eq!(hop.hangup().await.reason(), HangupReason::Busy);
 }
+
+#[tokio::test]
+async fn a_garbled_request_of_the_pbx_is_answered_400_and_a_strangers_is_not() {
+    let mut world = World::start().await;
+    let garbled = format!(
+        "OPTIONS sip:a b@c SIP/2.0\r\nVia: SIP/2.0/UDP {};branch=z9hG4bK1\r\nFrom: <sip:p@x>;tag=1\r\nTo: <sip:q@x>\r\n\
+         Call-ID: 7\r\nCSeq: 1 OPTIONS\r\nContent-Length: many\r\n\r\n",
+        world.pbx.at()
+    );
+    let stranger = tokio::net::UdpSocket::bind("127.0.0.8:0").await.expect("a free port");
+    stranger.send_to(garbled.as_bytes(), world.pbx.bridge).await.expect("loopback takes it");
+    world.pbx.send(&garbled).await;
+    let refused = world.pbx.response(400).await;
+    assert_eq!((refused.value("Call-ID"), refused.value("CSeq")), ("7", "1 OPTIONS"));
+    // The stranger's came before: it would have been answered by now.
+    assert!(stranger.try_recv(&mut [0; 100]).is_err());
+    world.end().await;
+}

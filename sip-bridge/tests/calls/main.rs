@@ -6,6 +6,7 @@ mod ends;
 mod from_trunk;
 mod health;
 mod homeserver;
+mod path;
 mod pbx;
 mod rig;
 mod to_trunk;
