@@ -23,6 +23,8 @@ use crate::status_map;
 
 /// Time after the answer in which sound must have come from both sides. [BRIDGE-RTP-04]
 const SOUND: Duration = Duration::from_secs(5);
+/// How long the Hangup of a client that closed its media may take.
+const HANGUP_GRACE: Duration = Duration::from_secs(1);
 /// Time after the answer in which the media path must be up. [CALL-MEDIA-21]
 const PATH: Duration = Duration::from_secs(15);
 /// A restart that is not answered within this is tried again.
@@ -92,6 +94,8 @@ pub(super) struct Joint {
     tones: VecDeque<Tone>,
     tone_at: Instant,
     sound_due: Option<Instant>,
+    /// When a call whose client closed its media ends without its Hangup.
+    closing: Option<Instant>,
     path_due: Option<Instant>,
     hold: HoldDirection,
     /// The network side said that it holds: its silence is meant.
@@ -134,6 +138,7 @@ impl Joint {
             tones: VecDeque::new(),
             tone_at: Instant::now(),
             sound_due: None,
+            closing: None,
             path_due: None,
             hold: HoldDirection::None,
             held: false,
@@ -181,7 +186,7 @@ impl Joint {
     pub async fn next(&mut self) -> Result<Input, Ending> {
         loop {
             let ring = self.ring_deadline;
-            let sound = self.sound_due;
+            let (sound, closing) = (self.sound_due, self.closing);
             let tone_at = (!self.tones.is_empty()).then_some(self.tone_at);
             tokio::select! {
                 event = self.sip.next() => match event {
@@ -223,6 +228,9 @@ impl Joint {
                     }
                 }
                 () = at(sound) => self.check_sound(),
+                () = at(closing) => {
+                    return Err(Ending::ours(HangupReason::Normal, "the client closed its media"));
+                }
                 () = at(ring) => {
                     self.ring_deadline = None;
                     return Ok(Input::RingTimeout);
@@ -323,9 +331,11 @@ impl Joint {
             RtcEvent::MappingChanged if self.restarting.is_some() => self.restart_again = true,
             RtcEvent::Disconnected | RtcEvent::MappingChanged => self.restart().await,
             RtcEvent::Stalled if self.hold == HoldDirection::None && !self.held => self.restart().await,
-            RtcEvent::Lost | RtcEvent::Closed => {
+            RtcEvent::Lost => {
                 return Err(Ending::ours(HangupReason::Media, "the media path to the client was lost"));
             }
+            // A client that hangs up closes its media, too, and that may overtake its Hangup.
+            RtcEvent::Closed => self.closing = Some(Instant::now() + HANGUP_GRACE),
             RtcEvent::SelectedPair { local, remote } => tracing::debug!(%local, %remote, "media path chosen"),
             RtcEvent::Connected | RtcEvent::Resumed | RtcEvent::Stalled => {}
         }
